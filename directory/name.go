@@ -1,9 +1,6 @@
 package directory
 
-import (
-	"errors"
-	"net/netip"
-)
+import "net/netip"
 
 // Name is a normalised account name: the key of the cache and of every limit by account. Two names that mean the same
 // account are equal.
@@ -37,5 +34,3 @@ type Domains struct {
 	// KeepCase leaves the case of local parts alone. Domains are always compared without case.
 	KeepCase bool `yaml:"keep_case"`
 }
-
-var errNotWritten = errors.New("not written")
