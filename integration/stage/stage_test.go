@@ -1,0 +1,40 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+// The servers start, answer in their own words, and are gone afterwards.
+func TestWorld(t *testing.T) {
+	w, err := NewWorld()
+	defer w.Close()
+	if missing := new(MissingError); errors.As(err, &missing) && os.Getenv("CI") == "" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := w.Slapd.Search(context.Background(), "(uid=ann@example.com)", "hostServer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out, "hostServer: back1.example.com") {
+		t.Errorf("slapd does not know ann's home host:\n%s", out)
+	}
+	addr := w.Back2.Addr(PortIMAP)
+	line, err := Greeting(context.Background(), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(line, Back2) {
+		t.Errorf("back2 greets with %q", line)
+	}
+	w.Close()
+	if _, err := Greeting(context.Background(), addr); err == nil {
+		t.Errorf("%s still answers after Close", addr)
+	}
+}
