@@ -97,7 +97,7 @@ func (d *Dovecot) prepare(o DovecotOptions, accounts []Account) error {
 		return err
 	}
 	files := map[string]string{
-		"users":   passwdFile(accounts),
+		"users":   passwdFile(accounts, uid, gid, d.MailDir),
 		"masters": MasterUser + ":" + plain(MasterPassword) + "\n",
 		"oauth.conf": "introspection_mode = get\nintrospection_url = " + v.TokenURL + "\nforce_introspection = yes\n" +
 			"username_attribute = email\nactive_attribute = active\nactive_value = true\n",
@@ -156,10 +156,10 @@ func (d *Dovecot) values(o DovecotOptions) (v dovecotValues, uid, gid int, err e
 }
 
 // passwdFile keeps the passwords in the clear: SCRAM needs what it is derived from.
-func passwdFile(accounts []Account) string {
+func passwdFile(accounts []Account, uid, gid int, mail string) string {
 	var b strings.Builder
 	for _, a := range accounts {
-		fmt.Fprintf(&b, "%s:%s\n", a.Login, plain(a.Password))
+		fmt.Fprintf(&b, "%s:%s:%d:%d::%s::\n", a.Login, plain(a.Password), uid, gid, filepath.Join(mail, a.Login))
 	}
 	return b.String()
 }

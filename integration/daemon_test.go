@@ -1,0 +1,5 @@
+package integration
+
+import "mailmux/integration/stage"
+
+type daemon struct{ *stage.Process }
