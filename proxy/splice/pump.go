@@ -1,0 +1,259 @@
+package splice
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Reason says how a pair came to its end.
+type Reason uint8
+
+// The reasons. The first thing that happened counts.
+const (
+	Unknown       Reason = iota
+	ClientClosed         // the client ended its direction first
+	BackendClosed        // the backend did
+	ClientReset          // the client's connection broke
+	BackendReset         // the backend's did
+	Idle                 // no byte for Config.Idle
+	Closed               // Pair.Close: an operator, a moved account, the end of a drain
+	Failed               // the relay could not take the connections over
+)
+
+func (r Reason) String() string {
+	return [...]string{"unknown", "client closed", "backend closed", "client reset", "backend reset", "idle", "closed here",
+		"relay failed"}[r]
+}
+
+// Result is what a pair did.
+type Result struct {
+	Up, Down int64 // bytes from client to backend, and back, after the hand-over
+	Reason   Reason
+}
+
+// Ended is told of a pair's end.
+type Ended interface {
+	// Ended is called once, when both connections are closed. It must not wait.
+	Ended(Result)
+	// BackendLost is called when the backend went away while the client was asking nothing of it. It says how long the
+	// client is to be kept before it is let go; 0 is at once.
+	BackendLost() time.Duration
+}
+
+// Leg is one connection that goes into a pair.
+type Leg struct {
+	Conn  net.Conn  // a *Sock, or any other connection
+	TLS   *tls.Conn // over Conn, nil on a plain leg
+	Ahead []byte    // read from this leg already: it goes to the other one first
+}
+
+// Config of a Pump.
+type Config struct {
+	// Idle ends a pair without a byte in either direction.
+	Idle time.Duration
+	// HalfClosed ends a pair one of whose directions has ended, without a byte in the other one.
+	HalfClosed time.Duration
+}
+
+// unsolicited is how long ago the client's last byte must be for the backend's end not to be an answer to it, such as to
+// LOGOUT.
+const unsolicited = 5
+
+// Pump relays pairs. It is safe for use by many goroutines.
+type Pump struct {
+	cfg     atomic.Pointer[Config]
+	pollers []*poller
+	next    atomic.Uint32
+	began   time.Time
+	active  atomic.Int64
+	done    chan struct{}
+	wg      sync.WaitGroup
+}
+
+// New starts a Pump with one poller for each processor. Close it to give its descriptors back.
+func New(cfg Config) (*Pump, error) {
+	p := &Pump{began: time.Now(), done: make(chan struct{})}
+	p.cfg.Store(&cfg)
+	for range runtime.GOMAXPROCS(0) {
+		b, err := newPoller(p)
+		if err != nil {
+			p.Close()
+			return nil, fmt.Errorf("start the relay: %w", err)
+		}
+		p.pollers = append(p.pollers, b)
+		p.wg.Go(b.run)
+	}
+	p.wg.Go(p.sweep)
+	return p, nil
+}
+
+// Configure changes the time limits, for the pairs there are as well.
+func (p *Pump) Configure(cfg Config) { p.cfg.Store(&cfg) }
+
+// Active is the number of pairs.
+func (p *Pump) Active() int { return int(p.active.Load()) }
+
+// Close ends all pairs and waits until their connections are closed. Connections without a descriptor are relayed by
+// goroutines of their own, which have ended then too.
+func (p *Pump) Close() {
+	close(p.done)
+	for _, b := range p.pollers {
+		b.stop()
+	}
+	p.wg.Wait()
+}
+
+// Start relays between two legs from now on, and owns their connections. What was read ahead is passed on first. It
+// returns at once; done is told of the end, possibly before Start returns.
+func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
+	p.active.Add(1)
+	b := p.pollers[p.next.Add(1)%uint32(len(p.pollers))]
+	pair := &Pair{pump: p, poller: b, done: done, last: p.now(), lastUp: p.now()}
+	cs, ok1 := client.Conn.(*Sock)
+	bs, ok2 := backend.Conn.(*Sock)
+	if !ok1 || !ok2 {
+		p.startCopy(pair, client, backend)
+		return pair
+	}
+	pair.mu.Lock()
+	defer pair.mu.Unlock()
+	if !pair.client.take(cs, client.TLS) || !pair.backend.take(bs, backend.TLS) {
+		cs.Close()
+		bs.Close()
+		pair.end(Failed)
+		return pair
+	}
+	pair.up.ahead(client.Ahead)
+	pair.down.ahead(backend.Ahead)
+	b.add(pair)
+	return pair
+}
+
+// take moves a connection into the end's hands.
+func (e *end) take(s *Sock, t *tls.Conn) bool {
+	e.fd = -1
+	fd, err := s.take()
+	if err != nil {
+		return false
+	}
+	e.fd, e.tls = fd, t
+	if t != nil {
+		e.sock = s
+	}
+	// Bytes may lie in TLS already, where no event tells of them; and what came behind a PROXY header in the Sock.
+	e.readable = t != nil
+	return true
+}
+
+// ahead queues bytes in front of everything else.
+func (f *flow) ahead(b []byte) {
+	if len(b) > 0 {
+		f.pending = b
+		f.bytes = int64(len(b))
+	}
+}
+
+// Close ends the pair. What waits to be written is lost. It may be called again.
+func (p *Pair) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closeCopy != nil {
+		p.because(Closed)
+		p.closeCopy()
+		return
+	}
+	p.end(Closed)
+}
+
+// end closes both connections and reports. The pair is locked.
+func (p *Pair) end(r Reason) {
+	if p.ended {
+		return
+	}
+	p.ended = true
+	p.because(r)
+	p.poller.remove(p)
+	p.client.close()
+	p.backend.close()
+	p.up.drop(p.poller)
+	p.down.drop(p.poller)
+	p.pump.active.Add(-1)
+	p.done.Ended(Result{Up: p.up.bytes, Down: p.down.bytes, Reason: p.reason})
+}
+
+func (e *end) close() {
+	if e.gone || e.fd < 0 {
+		return
+	}
+	e.sayGoodbye()
+	e.gone = true
+	if e.sock != nil && e.sock.queue != nil {
+		putQueue(e.sock.queue)
+		e.sock.queue = nil
+	}
+	e.tls = nil
+	unix.Close(e.fd)
+}
+
+// keepClient lets go of a lost backend, and of the client only some time later, if so many are lost that they should not
+// all come back at once. It reports whether the client is kept.
+func (p *Pair) keepClient(b *poller) bool {
+	if p.client.gone || p.up.eof || b.now-p.lastUp < unsolicited && p.reason != BackendReset {
+		return false
+	}
+	wait := p.done.BackendLost()
+	if wait <= 0 {
+		return false
+	}
+	p.lost = true
+	p.up.eof, p.up.shut = true, true
+	b.forget(p.backend.fd)
+	p.backend.close()
+	time.AfterFunc(wait, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.end(BackendClosed)
+	})
+	return true
+}
+
+// now is a clock of whole seconds.
+func (p *Pump) now() int64 { return int64(time.Since(p.began) / time.Second) }
+
+// sweepEvery is how often idle pairs are looked for.
+const sweepEvery = 5 * time.Second
+
+// sweep ends the pairs that are idle for too long.
+func (p *Pump) sweep() {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+		}
+		cfg := p.cfg.Load()
+		for _, b := range p.pollers {
+			for _, pair := range b.pairs() {
+				pair.endIfIdle(cfg, p.now())
+			}
+		}
+	}
+}
+
+func (p *Pair) endIfIdle(cfg *Config, now int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	silent := time.Duration(now-p.last) * time.Second
+	if silent >= cfg.Idle || (p.up.eof || p.down.eof) && !p.lost && silent >= cfg.HalfClosed {
+		p.end(Idle)
+	}
+}

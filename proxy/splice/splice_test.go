@@ -1,0 +1,384 @@
+package splice
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"math/big"
+	mrand "math/rand/v2"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// report is the end of a pair, for a test to wait for.
+type report struct {
+	done chan Result
+	keep time.Duration
+}
+
+func newReport() *report                       { return &report{done: make(chan Result, 1)} }
+func (r *report) Ended(res Result)             { r.done <- res }
+func (r *report) BackendLost() time.Duration   { return r.keep }
+func (r *report) wait(t testing.TB) (x Result) { t.Helper(); return receive(t, r.done) }
+
+func receive[T any](t testing.TB, c chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(20 * time.Second):
+		t.Fatal("nothing came within 20 seconds")
+	}
+	return v
+}
+
+func newPump(t testing.TB) *Pump {
+	t.Helper()
+	p, err := New(Config{Idle: time.Hour, HalfClosed: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// tcpPair is a connection on the loopback, both ends.
+func tcpPair(t testing.TB) (near, far *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); s.Close() })
+	return s.(*net.TCPConn), c.(*net.TCPConn)
+}
+
+func testTLS(t testing.TB) *tls.Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"test"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Config{
+		Certificates:                []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		DynamicRecordSizingDisabled: true,
+	}
+}
+
+// halfCloser is what a test's end of a session is.
+type halfCloser interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// leg makes one leg of a pair, under TLS if config is not nil, and returns the peer's end of it. On the backend's leg
+// the relay is TLS's client.
+func leg(t testing.TB, config *tls.Config, backend bool) (Leg, halfCloser) {
+	t.Helper()
+	near, far := tcpPair(t)
+	sock := NewSock(near)
+	if config == nil {
+		return Leg{Conn: sock}, far
+	}
+	client := &tls.Config{InsecureSkipVerify: true, MaxVersion: config.MaxVersion, DynamicRecordSizingDisabled: true}
+	ours, theirs := tls.Server(sock, config), tls.Client(far, client)
+	if backend {
+		ours, theirs = tls.Client(sock, client), tls.Server(far, config)
+	}
+	errs := make(chan error, 1)
+	go func() { errs <- theirs.Handshake() }()
+	if err := ours.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, errs); err != nil {
+		t.Fatal(err)
+	}
+	return Leg{Conn: sock, TLS: ours}, theirs
+}
+
+// kinds runs a test for each combination of plain and TLS legs.
+func kinds(t *testing.T, f func(t *testing.T, client, backend *tls.Config)) {
+	config := testTLS(t)
+	old := config.Clone()
+	old.MaxVersion = tls.VersionTLS12
+	for name, c := range map[string][2]*tls.Config{
+		"plain-plain": {nil, nil}, "tls-plain": {config, nil}, "plain-tls": {nil, config}, "tls-tls": {config, config}, "tls12-plain": {old, nil},
+	} {
+		t.Run(name, func(t *testing.T) { f(t, c[0], c[1]) })
+	}
+}
+
+func send(t testing.TB, c net.Conn, seed uint64, size int) chan [32]byte {
+	sum := make(chan [32]byte, 1)
+	go func() {
+		r := mrand.NewChaCha8([32]byte{byte(seed)})
+		dice := mrand.New(mrand.NewPCG(seed, 1))
+		h := sha256.New()
+		for left := size; left > 0; {
+			b := make([]byte, min(left, 1+dice.IntN(200_000)))
+			r.Read(b)
+			h.Write(b)
+			if _, err := c.Write(b); err != nil {
+				t.Errorf("write with %d bytes left: %v", left, err)
+				break
+			}
+			left -= len(b)
+		}
+		sum <- [32]byte(h.Sum(nil))
+	}()
+	return sum
+}
+
+func take(t testing.TB, c net.Conn, size int) chan [32]byte {
+	sum := make(chan [32]byte, 1)
+	go func() {
+		h := sha256.New()
+		if n, err := io.CopyN(h, c, int64(size)); err != nil {
+			t.Errorf("read %d of %d bytes: %v", n, size, err)
+		}
+		sum <- [32]byte(h.Sum(nil))
+	}()
+	return sum
+}
+
+// Bulk in both directions at once arrives whole and in order, ahead bytes first, over every kind of leg.
+func TestBothWays(t *testing.T) {
+	kinds(t, func(t *testing.T, ct, bt *tls.Config) {
+		p := newPump(t)
+		cl, client := leg(t, ct, false)
+		bl, backend := leg(t, bt, true)
+		cl.Ahead, bl.Ahead = []byte("from client "), []byte("from backend ")
+		r := newReport()
+		p.Start(cl, bl, r)
+		for _, x := range []struct {
+			c    net.Conn
+			want string
+		}{{backend, "from client "}, {client, "from backend "}} {
+			got := make([]byte, len(x.want))
+			if _, err := io.ReadFull(x.c, got); err != nil || string(got) != x.want {
+				t.Fatalf("ahead: got %q, %v", got, err)
+			}
+		}
+		const size = 20 << 20
+		s1, s2 := send(t, client, 1, size), send(t, backend, 2, size)
+		g1, g2 := take(t, backend, size), take(t, client, size)
+		if receive(t, s1) != receive(t, g1) || receive(t, s2) != receive(t, g2) {
+			t.Fatal("bytes were changed, lost or reordered")
+		}
+		// The end of one direction leaves the other one open.
+		client.CloseWrite()
+		if n, err := backend.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("half-close arrived as %d, %v", n, err)
+		}
+		io.WriteString(backend, "still here")
+		got := make([]byte, 10)
+		if _, err := io.ReadFull(client, got); err != nil || string(got) != "still here" {
+			t.Fatalf("after half-close: %q, %v", got, err)
+		}
+		backend.Close()
+		if rest, err := io.ReadAll(client); len(rest) != 0 || err != nil {
+			t.Fatalf("at the end: %q, %v", rest, err)
+		}
+		res := r.wait(t)
+		if res.Up != size+12 || res.Down != size+23 || res.Reason != ClientClosed {
+			t.Errorf("result %+v", res)
+		}
+	})
+}
+
+// Small exchanges, one after the other: no byte waits for another.
+func TestPingPong(t *testing.T) {
+	kinds(t, func(t *testing.T, ct, bt *tls.Config) {
+		p := newPump(t)
+		cl, client := leg(t, ct, false)
+		bl, backend := leg(t, bt, true)
+		p.Start(cl, bl, newReport())
+		go io.Copy(backend, backend)
+		for i := range 500 {
+			want := fmt.Appendf(nil, "line %d %s\r\n", i, bytes.Repeat([]byte("x"), i*i%5000))
+			if _, err := client.Write(want); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(client, got); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("exchange %d: %v", i, err)
+			}
+		}
+	})
+}
+
+// A reader that stops makes the writer stop: the relay holds a bounded rest, and goes on when the reader does.
+func TestSlowReader(t *testing.T) {
+	kinds(t, func(t *testing.T, ct, bt *tls.Config) {
+		p := newPump(t)
+		cl, client := leg(t, ct, false)
+		bl, backend := leg(t, bt, true)
+		p.Start(cl, bl, newReport())
+		chunk := make([]byte, 64<<10)
+		written := 0
+		backend.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		for {
+			n, err := backend.Write(chunk)
+			written += n
+			if err != nil {
+				break
+			}
+		}
+		if written > 64<<20 {
+			t.Fatalf("took %d bytes that nobody reads", written)
+		}
+		if ct != nil || bt != nil {
+			return // TLS does not go on after a write that timed out
+		}
+		backend.SetWriteDeadline(time.Time{})
+		backend.CloseWrite()
+		if n, err := io.Copy(io.Discard, client); err != nil || n != int64(written) {
+			t.Fatalf("read %d of %d bytes, %v", n, written, err)
+		}
+	})
+}
+
+// A reset of one leg ends the pair, and says whose it was.
+func TestReset(t *testing.T) {
+	kinds(t, func(t *testing.T, ct, bt *tls.Config) {
+		for _, who := range []string{"client", "backend"} {
+			p := newPump(t)
+			cl, client := leg(t, ct, false)
+			bl, backend := leg(t, bt, true)
+			r := newReport()
+			p.Start(cl, bl, r)
+			broken, other, want := client, backend, ClientReset
+			if who == "backend" {
+				broken, other, want = backend, client, BackendReset
+			}
+			under := broken.(net.Conn)
+			if tc, ok := under.(*tls.Conn); ok {
+				under = tc.NetConn()
+			}
+			under.(*net.TCPConn).SetLinger(0)
+			under.Close()
+			io.Copy(io.Discard, other)
+			other.Close()
+			if res := r.wait(t); res.Reason != want {
+				t.Errorf("%s reset: %+v", who, res)
+			}
+		}
+	})
+}
+
+// An idle pair is ended after its time, a busy one is not, in whichever direction it is busy.
+func TestIdle(t *testing.T) {
+	p := newPump(t)
+	p.Configure(Config{Idle: time.Hour, HalfClosed: time.Hour})
+	cl, client := leg(t, nil, false)
+	bl, _ := leg(t, nil, true)
+	r := newReport()
+	pair := p.Start(cl, bl, r)
+	io.WriteString(client, "x")
+	cfg := &Config{Idle: 10 * time.Second, HalfClosed: 10 * time.Second}
+	pair.endIfIdle(cfg, p.now()+9)
+	if p.Active() != 1 {
+		t.Fatal("ended too early")
+	}
+	pair.endIfIdle(cfg, p.now()+11)
+	if res := r.wait(t); res.Reason != Idle {
+		t.Errorf("%+v", res)
+	}
+}
+
+// A lost backend's client is kept for as long as the engine says, and let go at once when it leaves by itself.
+func TestKeptClient(t *testing.T) {
+	for _, leaves := range []bool{true, false} {
+		p := newPump(t)
+		cl, client := leg(t, nil, false)
+		bl, backend := leg(t, nil, true)
+		r := newReport()
+		r.keep = time.Hour
+		if !leaves {
+			r.keep = 300 * time.Millisecond
+		}
+		began := time.Now()
+		p.Start(cl, bl, r)
+		backend.(*net.TCPConn).SetLinger(0)
+		backend.Close()
+		if leaves {
+			client.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			if _, err := client.Read(make([]byte, 1)); err == io.EOF {
+				t.Fatal("the client was not kept")
+			}
+			client.Close()
+		}
+		r.wait(t)
+		if !leaves && time.Since(began) < r.keep {
+			t.Error("let go too early")
+		}
+	}
+}
+
+// Idle pairs hold no goroutine, and give everything back at their end.
+func TestNothingHeld(t *testing.T) {
+	p := newPump(t)
+	before := runtime.NumGoroutine()
+	var reports []*report
+	var ends []halfCloser
+	for range 200 {
+		cl, client := leg(t, nil, false)
+		bl, backend := leg(t, nil, true)
+		r := newReport()
+		p.Start(cl, bl, r)
+		reports, ends = append(reports, r), append(ends, client, backend)
+	}
+	if n := runtime.NumGoroutine(); n > before+2 {
+		t.Errorf("%d goroutines for 200 idle pairs", n-before)
+	}
+	for _, e := range ends {
+		e.Close()
+	}
+	for _, r := range reports {
+		r.wait(t)
+	}
+	for _, b := range p.pollers {
+		if len(b.pairs()) != 0 || len(b.table) != 0 {
+			t.Error("a poller still watches a closed pair")
+		}
+	}
+}
+
+// Pipes take the place of sockets in tests: the relay's goroutines do the same.
+func TestPipes(t *testing.T) {
+	p := newPump(t)
+	c1, c2 := net.Pipe()
+	b1, b2 := net.Pipe()
+	r := newReport()
+	pair := p.Start(Leg{Conn: c1, Ahead: []byte("a")}, Leg{Conn: b1}, r)
+	got := make([]byte, 2)
+	go io.WriteString(c2, "b")
+	if _, err := io.ReadFull(b2, got); err != nil || string(got) != "ab" {
+		t.Fatalf("%q %v", got, err)
+	}
+	pair.Close()
+	if res := r.wait(t); res.Reason != Closed || res.Up != 2 {
+		t.Errorf("%+v", res)
+	}
+}

@@ -1,0 +1,79 @@
+package splice
+
+import (
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// rawIO is read(2) or write(2) without telling the scheduler, which is right for calls that cannot wait: the
+// descriptors are non-blocking. What it costs is the copy of at most one scratch buffer.
+func rawIO(call uintptr, fd int, p []byte) (int, error) {
+	n, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+// scratchSize is the poller's buffer, and the most that waits for a slow reader on a leg without a pipe. Four TLS
+// records fit.
+const scratchSize = 64 << 10
+
+var scratches = sync.Pool{New: func() any { return new([scratchSize]byte) }}
+
+// queueSize holds a scratch buffer's worth of TLS records with their headers and tags.
+const queueSize = scratchSize + 4<<10
+
+var queues = sync.Pool{New: func() any { return new([queueSize]byte) }}
+
+func getQueue() []byte { return queues.Get().(*[queueSize]byte)[:0] }
+
+func putQueue(q []byte) {
+	if cap(q) >= queueSize {
+		queues.Put((*[queueSize]byte)(q[:queueSize]))
+	}
+}
+
+// pipeSize is what a pipe for splice(2) is asked to hold. The kernel may say no beyond fs.pipe-user-pages-soft; then it
+// stays at its 64 KiB, which works as well.
+const pipeSize = 512 << 10
+
+// maxPipes bounds the pipes of one poller. Bulk transfers beyond it are copied.
+const maxPipes = 256
+
+// pipe is a kernel buffer between two splices.
+type pipe struct {
+	r, w int
+	n    int // bytes in it
+}
+
+func newPipe() (*pipe, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize) // as much as we may have
+	return &pipe{r: fds[0], w: fds[1]}, nil
+}
+
+func (p *pipe) close() {
+	unix.Close(p.r)
+	unix.Close(p.w)
+}
+
+// move is splice(2) without waiting.
+func move(from, to, n int) (int, error) {
+	for {
+		moved, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
+			unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch errno {
+		case 0:
+			return int(moved), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
