@@ -26,7 +26,6 @@ type server struct {
 	dialer  *dialer
 	limit   int
 	log     *slog.Logger
-	metrics Metrics
 
 	failed chan struct{} // wakes watch; holds one
 
@@ -56,7 +55,7 @@ type dialling struct {
 
 func newServer(a address, d *dialer, c Config) *server {
 	return &server{
-		address: a, dialer: d, limit: c.Connections, since: time.Now(),
+		address: a, dialer: d, limit: c.Connections, since: time.Now(), log: slog.New(slog.DiscardHandler),
 		failed: make(chan struct{}, 1), binding: make(chan struct{}, 4*c.Connections),
 	}
 }
