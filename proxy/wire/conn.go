@@ -154,6 +154,11 @@ func (c *Conn) Line(parts ...string) {
 	c.out = append(c.out, '\r', '\n')
 }
 
+// Raw gathers words as they are, with their own line ends.
+func (c *Conn) Raw(words string) {
+	c.gather([]string{words})
+}
+
 // Secret is Line for a line that holds a secret; the trace shows the text given for it.
 func (c *Conn) Secret(shown string, parts ...string) {
 	c.gather(parts)

@@ -1,0 +1,138 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+
+	"mailmux/directory"
+	"mailmux/proxy/auth"
+	"mailmux/proxy/backend"
+	"mailmux/proxy/splice"
+	"mailmux/proxy/wire"
+)
+
+// Backend is the leg to a member, from the dial to the hand-over. Its socket has a deadline; Enter needs none.
+type Backend struct {
+	// Conn is the conversation. Its lines are bounded like the client's.
+	Conn *wire.Conn
+	// Account is who logs in.
+	Account directory.Account
+
+	session *Session
+	member  *backend.Member
+	nc      net.Conn // below TLS
+	tls     *tls.Conn
+	mode    backend.Mode
+	config  *tls.Config
+	master  *auth.Master
+	creds   *auth.Credentials
+}
+
+// dial connects to a member, with the PROXY header and TLS if it wants them from the start.
+func (s *Session) dial(ctx context.Context, m *backend.Member, account *directory.Account, creds *auth.Credentials) (*Backend, error) {
+	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, TLS: s.tlsState(), ServerName: s.identity.Name}
+	b := &Backend{Account: *account, session: s, member: m, creds: creds}
+	if s.state.Dial != nil {
+		nc, err := s.state.Dial(ctx, m, s.Service(), info)
+		if err != nil {
+			return nil, err
+		}
+		b.nc = nc
+	} else {
+		nc, err := m.Dial(ctx, s.Service(), info)
+		if err != nil {
+			return nil, err
+		}
+		b.nc = splice.NewSock(nc)
+	}
+	deadline, _ := ctx.Deadline()
+	b.nc.SetDeadline(deadline)
+	b.mode, b.config = m.TLS(s.Service())
+	if m.Login() == backend.Master {
+		b.master = masterOf(m)
+	}
+	var top net.Conn = b.nc
+	if b.mode == backend.Implicit {
+		if err := b.handshake(); err != nil {
+			m.Failed(s.Service(), err)
+			b.close()
+			return nil, err
+		}
+		top = b.tls
+	}
+	b.Conn = wire.NewConn(top, s.state.limits.LineLength)
+	return b, nil
+}
+
+func (s *Session) tlsState() *tls.ConnectionState {
+	if s.tls == nil {
+		return nil
+	}
+	state := s.tls.ConnectionState()
+	return &state
+}
+
+func masterOf(m *backend.Member) *auth.Master {
+	c := m.Master()
+	master := &auth.Master{User: c.User, Password: c.Password}
+	if c.Format == backend.Separator {
+		master.Separator = c.Separator
+	}
+	return master
+}
+
+func (b *Backend) handshake() error {
+	t := tls.Client(b.nc, b.config)
+	if err := t.Handshake(); err != nil {
+		return fmt.Errorf("TLS to the member: %w", err)
+	}
+	b.tls = t
+	return nil
+}
+
+func (b *Backend) close() { b.nc.Close() }
+
+// NeedTLS says whether the protocol has to ask the member for STARTTLS before anything else.
+func (b *Backend) NeedTLS() bool { return b.mode == backend.StartTLS && b.tls == nil }
+
+// StartTLS puts TLS under the leg, once the member said OK to STARTTLS, and verifies that it is who it should be. It
+// fails with wire.ErrInjected when the member sent anything behind its OK.
+func (b *Backend) StartTLS() error {
+	return b.Conn.Upgrade(func(net.Conn) (net.Conn, error) {
+		if err := b.handshake(); err != nil {
+			return nil, err
+		}
+		return b.tls, nil
+	})
+}
+
+// Secure says whether the leg is encrypted.
+func (b *Backend) Secure() bool { return b.tls != nil }
+
+// Identity is what the member is to be told of the client; ok is false where that is switched off.
+func (b *Backend) Identity() (id Identity, ok bool) {
+	if !b.member.Identity() {
+		return Identity{}, false
+	}
+	id = b.session.Identity()
+	id.Login = b.Account.Login
+	return id, true
+}
+
+// Told is the login in words, for the protocol's own login command. ok is false for a relayed mechanism, and for a
+// login with an authorization identity: those go by Exchange.
+func (b *Backend) Told() (t auth.Told, ok bool) {
+	t, ok = b.creds.Backend(b.Account.Login, b.master)
+	return t, ok && t.Authzid == ""
+}
+
+// Exchange is the login by SASL. offered lists the mechanisms that the member showed, nil if it showed none.
+func (b *Backend) Exchange(offered []string) auth.Exchange {
+	return b.creds.Exchange(b.Account.Login, b.master, offered)
+}
+
+// Learn remembers the capabilities that the member shows to a client before or after the login, for those that are
+// offered to clients to come.
+func (b *Backend) Learn(capabilities []string) { b.member.Learn(b.session.Service(), capabilities) }

@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mailmux/proxy/splice"
+)
+
+// listener is one listening socket. Its configuration may change at a reload, its address does not.
+type listener struct {
+	tcp    *net.TCPListener
+	cfg    atomic.Pointer[Listener]
+	closed sync.Once
+}
+
+// Keepalive of the clients' connections: a peer that vanished is noticed within some four minutes, an idle one costs a
+// packet every two.
+const (
+	keepIdle     = 120 // seconds
+	keepInterval = 30
+	keepCount    = 4
+	userTimeout  = 180_000 // milliseconds that sent bytes may stay unacknowledged (RFC 5482)
+)
+
+// listen opens one address. Connections inherit the socket's options, which saves their calls on each of them.
+func listen(address string) (*net.TCPListener, error) {
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(setListenOptions)
+	}}
+	l, err := lc.Listen(context.Background(), "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	return l.(*net.TCPListener), nil
+}
+
+func setListenOptions(fd uintptr) {
+	unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdle)
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepInterval)
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepCount)
+	unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, userTimeout)
+}
+
+// inherit takes a socket over from systemd. The server is locked.
+func (srv *Server) inherit(l net.Listener) {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		l.Close()
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		raw.Control(setListenOptions)
+	}
+	srv.listeners[tcp.Addr().String()] = &listener{tcp: tcp}
+}
+
+// key is an address as the listeners' map has it.
+func (l *Listener) key() string {
+	addr, err := net.ResolveTCPAddr("tcp", l.Address)
+	if err != nil {
+		return l.Address
+	}
+	return strings.Replace(addr.String(), "0.0.0.0:", "[::]:", 1)
+}
+
+// open opens the sockets that are not there yet, all or none. The server is locked.
+func (srv *Server) open(config []Listener) (map[string]*listener, error) {
+	opened := map[string]*listener{}
+	var faults []error
+	for i, c := range config {
+		key := c.key()
+		if opened[key] != nil || srv.find(key) != nil && !strings.HasSuffix(key, ":0") {
+			continue
+		}
+		tcp, err := listen(c.Address)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("listeners[%d].address: %w", i, err))
+			continue
+		}
+		opened[key] = &listener{tcp: tcp}
+	}
+	if len(faults) > 0 {
+		for _, l := range opened {
+			l.close()
+		}
+		return nil, errors.Join(faults...)
+	}
+	return opened, nil
+}
+
+// find looks for a socket that is there, under its own address or an equal one.
+func (srv *Server) find(key string) *listener {
+	if l := srv.listeners[key]; l != nil {
+		return l
+	}
+	return srv.listeners[strings.Replace(key, "[::]:", "0.0.0.0:", 1)]
+}
+
+// adopt makes the listeners be those of the configuration: new ones begin, others go on with their new settings, those
+// not wanted any more are closed. The server is locked.
+func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
+	keep := map[string]*listener{}
+	for _, c := range config {
+		key := c.key()
+		l, isNew := opened[key], true
+		if l == nil {
+			l = srv.find(key)
+			isNew = l.cfg.Load() == nil // inherited
+		}
+		l.cfg.Store(&c)
+		keep[key] = l
+		if isNew {
+			srv.sessions.Go(func() { srv.accept(l) })
+		}
+	}
+	for _, l := range srv.listeners {
+		if !slices.ContainsFunc(values(keep), func(k *listener) bool { return k == l }) {
+			l.close()
+		}
+	}
+	srv.listeners = keep
+}
+
+func values(m map[string]*listener) []*listener {
+	var list []*listener
+	for _, l := range m {
+		list = append(list, l)
+	}
+	return list
+}
+
+func (l *listener) close() { l.closed.Do(func() { l.tcp.Close() }) }
+
+// accept is a listener's goroutine: hold a slot, accept, begin the session.
+func (srv *Server) accept(l *listener) {
+	backoff := 5 * time.Millisecond
+	for srv.slots.wait() {
+		nc, err := l.tcp.AcceptTCP()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil: // out of descriptors or memory; it passes
+			srv.log.Warn("cannot accept a connection", "address", l.tcp.Addr().String(), "error", err, "next_try_in", backoff.String())
+			if pause(srv.ctx, backoff) != nil {
+				return
+			}
+			backoff = min(2*backoff, time.Second)
+			continue
+		}
+		backoff = 5 * time.Millisecond
+		if !srv.slots.take() {
+			nc.Close()
+			return
+		}
+		srv.sessions.Go(func() { srv.serve(splice.NewSock(nc), *l.cfg.Load()) })
+	}
+}
+
+// Addrs are the addresses that are listened on, by service; with port 0 in the configuration they tell which it is.
+func (srv *Server) Addrs() map[string][]net.Addr {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	addrs := map[string][]net.Addr{}
+	for _, l := range srv.listeners {
+		service := l.cfg.Load().Service
+		addrs[service] = append(addrs[service], l.tcp.Addr())
+	}
+	return addrs
+}

@@ -1,0 +1,98 @@
+package proxy
+
+import (
+	"net/netip"
+	"time"
+
+	"mailmux/proxy/splice"
+)
+
+// Info is a session as the operator sees it.
+type Info struct {
+	ID        string
+	Service   string
+	Client    netip.AddrPort
+	TLS       string // the version, "" in the clear
+	Mechanism string
+	Account   string // normalised; "" before a login
+	Login     string // the canonical login name
+	Host      string
+	Member    string
+	Began     time.Time
+	LoggedIn  bool
+	Up, Down  int64 // bytes relayed so far
+}
+
+// info is a session's Info. The registry is locked.
+func (r *Record) info() Info {
+	i := Info{ID: r.id, Service: r.service, Client: r.client, TLS: r.tls, Mechanism: r.mechanism, Account: r.name, Login: r.login,
+		Host: r.host, Began: r.began, LoggedIn: r.handed.Load()}
+	if r.member != nil {
+		i.Member = r.member.Name()
+	}
+	if pair := r.pair.Load(); pair != nil {
+		i.Up, i.Down = pair.Bytes()
+	}
+	return i
+}
+
+// Who lists the sessions that match, in no order. A nil function matches all.
+func (srv *Server) Who(match func(*Info) bool) []Info {
+	srv.registry.mu.Lock()
+	defer srv.registry.mu.Unlock()
+	list := make([]Info, 0, len(srv.registry.all))
+	for _, rec := range srv.registry.all {
+		if i := rec.info(); match == nil || match(&i) {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// Kick ends the sessions that match, and returns how many there were.
+func (srv *Server) Kick(match func(*Info) bool) int {
+	list := srv.registry.matching(func(rec *Record) bool {
+		i := rec.info()
+		return match == nil || match(&i)
+	})
+	for _, rec := range list {
+		rec.cut()
+	}
+	return len(list)
+}
+
+// Counts are figures for status and metrics.
+type Counts struct {
+	Sessions  int // all of them
+	LoggedIn  int // those that are handed over
+	Ceiling   int // limits.sessions
+	Penalties int // addresses with failed logins
+	Listening bool
+}
+
+// Counts returns the figures of now.
+func (srv *Server) Counts() Counts {
+	srv.penalties.mu.Lock()
+	penalties := len(srv.penalties.table)
+	srv.penalties.mu.Unlock()
+	srv.mu.Lock()
+	listening := len(srv.listeners) > 0
+	srv.mu.Unlock()
+	return Counts{Sessions: srv.registry.size(), LoggedIn: srv.pump.Active(), Ceiling: srv.state.Load().limits.Sessions,
+		Penalties: penalties, Listening: listening}
+}
+
+// Withdraw closes the listening sockets, so that load balancers notice; sessions live on. Resume opens them again.
+func (srv *Server) Withdraw() {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	for _, l := range srv.listeners {
+		l.close()
+	}
+	srv.listeners = map[string]*listener{}
+}
+
+// Resume takes a Withdraw back.
+func (srv *Server) Resume() error { return srv.Listen(nil) }
+
+var _ splice.Ended = (*Record)(nil)
