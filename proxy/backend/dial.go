@@ -1,0 +1,197 @@
+package backend
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DialInfo is what a member may be told about the client in a PROXY header. The zero DialInfo stands for a connection
+// that is our own: a check, or a delivery from the queue.
+type DialInfo struct {
+	Client    netip.AddrPort       // where the client connects from
+	Local     netip.AddrPort       // where it connected to
+	SessionID string               // goes into the unique id of a v2 header
+	TLS       *tls.ConnectionState // of the client's leg, nil in the clear
+}
+
+// The connection to a member is found dead after keepIdle + 3 * keepInterval without an answer when it is idle, and after
+// userTimeout with bytes under way.
+const (
+	keepIdle     = 60 * time.Second
+	keepInterval = 20 * time.Second
+	userTimeout  = 2 * time.Minute
+)
+
+// Dial connects to the service and writes the PROXY header, if the member expects one. All addresses of the member are
+// tried, each within connect_timeout. Too many connects at a time wait for their turn. Implicit TLS is for the caller.
+//
+// A connect that fails counts against the member at once, unless ctx was canceled or the shortage is ours; the error is a
+// *DialError then. ErrLoop is an address of our own, ErrBusy a queue that is full, ErrDown a member that went down while
+// this session waited.
+func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*net.TCPConn, error) {
+	i, ok := serviceIndex(service)
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrService, service)
+	}
+	e := m.settings.Load()
+	turn, err := m.turn(ctx, i)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", m, err)
+	}
+	conn, err := m.connect(ctx, e, e.ports[i])
+	turn.release()
+	if err == nil {
+		if err = writeHeader(conn, e, d); err == nil {
+			return conn, nil
+		}
+		conn.Close()
+	}
+	if errors.Is(err, ErrLoop) || ours(err) || errors.Is(ctx.Err(), context.Canceled) || errors.As(err, new(*net.DNSError)) {
+		return nil, fmt.Errorf("connect to %s: %w", m, err)
+	}
+	m.failed(service, err, true)
+	return nil, &DialError{Member: m.String(), Err: err}
+}
+
+// turns bounds the connects to a member.
+type turns struct {
+	slots   chan struct{}
+	waiting atomic.Int64
+}
+
+// queueFactor is how many sessions may wait for each that connects: enough for the storm of logins behind a restart.
+const queueFactor = 64
+
+func newTurns(most int) *turns { return &turns{slots: make(chan struct{}, most)} }
+
+func (t *turns) release() { <-t.slots }
+
+// turn waits until a connect may begin. Those that waited behind a member's last breaths are not let through: each would
+// wait for a timeout of its own.
+func (m *Member) turn(ctx context.Context, i int) (*turns, error) {
+	t := m.turns.Load()
+	select {
+	case t.slots <- struct{}{}:
+		return t, nil
+	default:
+	}
+	if t.waiting.Add(1) > int64(queueFactor*cap(t.slots)) {
+		t.waiting.Add(-1)
+		return nil, ErrBusy
+	}
+	defer t.waiting.Add(-1)
+	before := blocked(m.state.Load()) & (1 << i)
+	select {
+	case t.slots <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if now := blocked(m.state.Load()) & (1 << i); now != 0 && before == 0 {
+		t.release()
+		return nil, ErrDown
+	}
+	return t, nil
+}
+
+// connect tries the member's addresses, one after the other.
+func (m *Member) connect(ctx context.Context, e *effective, port uint16) (*net.TCPConn, error) {
+	if e.address.name == "" {
+		return m.connectTo(ctx, e, netip.AddrPortFrom(e.address.ip, port))
+	}
+	addrs, err := m.lookup(ctx, e.address.name)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, a := range addrs {
+		conn, err := m.connectTo(ctx, e, netip.AddrPortFrom(a, port))
+		if err == nil {
+			if len(addrs) > 1 {
+				m.resolved.answered(a)
+			}
+			return conn, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// connectTo connects to one address. A literal address costs the system calls of the socket and its options, and no
+// goroutine.
+func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort) (*net.TCPConn, error) {
+	if self := m.table.options.Self; self != nil && self(to) {
+		return nil, fmt.Errorf("%w: %s", ErrLoop, to)
+	}
+	dialer := net.Dialer{
+		Timeout:         e.ConnectTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: 3},
+		ControlContext:  controlPlain,
+	}
+	from := e.source(to.Addr())
+	if from.IsValid() {
+		dialer.ControlContext = controlBound
+	}
+	conn, err := dialer.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), to)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// source is the local address to connect from, the next in turn; invalid where the system chooses.
+func (e *effective) source(to netip.Addr) netip.Addr {
+	list := e.source6
+	if to.Is4() {
+		list = e.source4
+	}
+	if len(list) == 0 {
+		return netip.Addr{}
+	}
+	return list[e.next.Add(1)%uint64(len(list))]
+}
+
+// controlPlain bounds how long sent bytes may stay unacknowledged, so that a member that vanishes is noticed although
+// its sessions write.
+func controlPlain(_ context.Context, _, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
+	})
+	return errors.Join(err, failed)
+}
+
+// controlBound also leaves the choice of the local port to connect: bind alone would need a port that no other
+// destination uses.
+func controlBound(ctx context.Context, network, addr string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+	})
+	return errors.Join(err, failed, controlPlain(ctx, network, addr, c))
+}
+
+// reachMember connects for a check. It takes no turn: one check of a member runs at a time.
+func reachMember(ctx context.Context, m *Member, service int) (net.Conn, error) {
+	e := m.settings.Load()
+	conn, err := m.connect(ctx, e, e.ports[service])
+	if err != nil {
+		return nil, err
+	}
+	if err := writeHeader(conn, e, DialInfo{}); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
