@@ -28,7 +28,8 @@ type shared struct {
 	daemon   *daemon
 	frontErr error
 
-	hosts hosts // which addresses are given out
+	mu   sync.Mutex
+	last int // of the addresses that are given out to daemons
 }
 
 // common is set by TestMain and only read by tests.
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	common = &shared{dir: dir}
+	common = &shared{dir: dir, last: 150}
 	code := m.Run()
 	if common.daemon != nil {
 		common.daemon.Stop()
@@ -130,10 +131,4 @@ func build(dir string) error {
 		return fmt.Errorf("build the binaries under test: %w\n%s", err, out)
 	}
 	return nil
-}
-
-// hosts gives out addresses for daemons, members and clients, each once a world.
-type hosts struct {
-	mu   sync.Mutex
-	next map[string]int
 }

@@ -18,6 +18,20 @@ const (
 	PostHost = "post.example.com"  // Postfix
 )
 
+// FakeHost is the host table's name of a member that a test plays; FakeLogin is the account that lives there.
+func FakeHost(behaviour string) string { return behaviour + ".fake.example.com" }
+
+// FakeLogin is the login name of the account whose home is FakeHost(behaviour).
+func FakeLogin(behaviour string) string { return behaviour + "@fake.example.com" }
+
+// FakePassword is the password of every account of a fake member.
+const FakePassword = "fake"
+
+// Behaviours returns what the members do that tests play.
+func Behaviours() []string {
+	return []string{"dead", "silent", "closing", "garbage", "endless", "wrongname", "notls", "injecting", "refusing", "recording"}
+}
+
 // LongPassword is longer than a POP3 or an SMTP command line may be, and needs a literal or a SASL response.
 var LongPassword = longPassword(400)
 
@@ -32,7 +46,7 @@ func longPassword(n int) string {
 // Accounts returns the people of the stage: first the ordinary ones, then those with awkward names and passwords, then
 // those that may not log in.
 func Accounts() []Account {
-	return []Account{
+	people := []Account{
 		{Login: "ann@example.com", Password: "sesame", Host: Back1, Mail: []string{"ann@example.com", "ann.other@example.com"}},
 		{Login: "bob@example.com", Password: "open", Host: Back2},
 		{Login: "carl@example.com", Password: "sinbad", Host: Back3},
@@ -46,7 +60,7 @@ func Accounts() []Account {
 		{Login: "par(en)s@example.com", Password: `a{3}+} % & ^ ~`, Host: Back1},
 		{Login: "spacey@example.com", Password: "  two spaces each side  ", Host: Back2},
 		{Login: "long@example.com", Password: LongPassword, Host: Back1},
-		{Login: "colon@example.com", Password: "a:b:c=,\t", Host: Back1},
+		{Login: "colon@example.com", Password: "a:b:c=,", Host: Back1},
 		{Login: "equals=sign@example.com", Password: "=", Host: Back2},
 
 		{Login: "held@example.com", Password: "held", Host: Back1, Status: "hold"},
@@ -58,4 +72,8 @@ func Accounts() []Account {
 		{Login: "twin1@example.com", Mail: []string{"twin@example.com"}, Password: "twin", Host: Back1},
 		{Login: "twin2@example.com", Mail: []string{"twin@example.com"}, Password: "twin", Host: Back2},
 	}
+	for _, b := range Behaviours() {
+		people = append(people, Account{Login: FakeLogin(b), Password: FakePassword, Host: FakeHost(b)})
+	}
+	return people
 }
