@@ -118,7 +118,9 @@ func (d *dialer) connect(ctx context.Context, a address) (*conn, error) {
 	c.lc.Start()
 	if d.starttls && a.scheme == "ldap" {
 		if err := c.lc.StartTLS(config); err != nil {
+			// When the server refuses, go-ldap has ended its reader already, and only Close ends the rest.
 			c.drop()
+			_ = c.lc.Close()
 			return nil, fmt.Errorf("STARTTLS with %s: %w", a.url, err)
 		}
 	}
