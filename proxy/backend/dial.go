@@ -17,10 +17,11 @@ import (
 // DialInfo is what a member may be told about the client in a PROXY header. The zero DialInfo stands for a connection
 // that is our own: a check, or a delivery from the queue.
 type DialInfo struct {
-	Client    netip.AddrPort       // where the client connects from
-	Local     netip.AddrPort       // where it connected to
-	SessionID string               // goes into the unique id of a v2 header
-	TLS       *tls.ConnectionState // of the client's leg, nil in the clear
+	Client     netip.AddrPort       // where the client connects from
+	Local      netip.AddrPort       // where it connected to
+	SessionID  string               // goes into the unique id of a v2 header
+	TLS        *tls.ConnectionState // of the client's leg, nil in the clear
+	ServerName string               // the TLS server name (SNI) that the client asked for, "" if none
 }
 
 // The connection to a member is found dead after keepIdle + 3 * keepInterval without an answer when it is idle, and after

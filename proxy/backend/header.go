@@ -66,13 +66,11 @@ func tcpAddr(a netip.AddrPort) net.Addr {
 // tlvs tells of the client's TLS and of the session.
 func tlvs(d DialInfo) []proxyproto.TLV {
 	var out []proxyproto.TLV
-	if state := d.TLS; state != nil {
-		if state.NegotiatedProtocol != "" {
-			out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_ALPN, Value: []byte(state.NegotiatedProtocol)})
-		}
-		if state.ServerName != "" {
-			out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(state.ServerName)})
-		}
+	if d.TLS != nil && d.TLS.NegotiatedProtocol != "" {
+		out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_ALPN, Value: []byte(d.TLS.NegotiatedProtocol)})
+	}
+	if d.ServerName != "" && len(d.ServerName) < 256 {
+		out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(d.ServerName)})
 	}
 	const longest = 128 // of a unique id, by the specification
 	if d.SessionID != "" && len(d.SessionID) <= longest {
