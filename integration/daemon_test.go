@@ -222,7 +222,7 @@ func startDaemon(w *stage.World, binary, dir string, host int, change func(*setu
 func front(t testing.TB) *daemon {
 	t.Helper()
 	w := world(t)
-	bin := binary(t, "mailmux")
+	bin := builtProgram(t, "mailmux")
 	common.front.Do(func() {
 		common.daemon, common.frontErr = startDaemon(w, bin, filepath.Join(w.Dir, "mux"), stage.HostDaemon, nil)
 	})
@@ -237,7 +237,7 @@ func front(t testing.TB) *daemon {
 func ownDaemon(t testing.TB, w *stage.World, change func(*setup)) *daemon {
 	t.Helper()
 	host := nextHost()
-	d, err := startDaemon(w, binary(t, "mailmux"), filepath.Join(w.Dir, fmt.Sprintf("mux%d", host)), host, change)
+	d, err := startDaemon(w, builtProgram(t, "mailmux"), filepath.Join(w.Dir, fmt.Sprintf("mux%d", host)), host, change)
 	if err != nil {
 		t.Fatal(err)
 	}

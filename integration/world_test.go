@@ -108,8 +108,8 @@ func needProgram(t testing.TB, program, pkg string) string {
 	return path
 }
 
-// binary returns the path of mailmux or hostfailover, built from this tree.
-func binary(t testing.TB, name string) string {
+// builtProgram returns the path of mailmux or hostfailover, built from this tree.
+func builtProgram(t testing.TB, name string) string {
 	t.Helper()
 	if given := os.Getenv(map[string]string{"mailmux": "MAILMUX_BINARY", "hostfailover": "HOSTFAILOVER_BINARY"}[name]); given != "" {
 		return given
