@@ -1,0 +1,202 @@
+package conf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"mailmux/directory"
+	"mailmux/proxy"
+	"mailmux/proxy/admin"
+	"mailmux/proxy/backend"
+)
+
+// DefaultPath is where the configuration is when nobody says.
+const DefaultPath = "/etc/mailmux/mailmux.yaml"
+
+// Config is the configuration of a frontend: one field a section.
+type Config struct {
+	// Hostname is the name this frontend goes by: in greetings, and towards the backends. Absent: the machine's name.
+	Hostname string `yaml:"hostname"`
+	// Directory is where the accounts are.
+	Directory directory.Config `yaml:"directory"`
+	// Hosts and Backend: the host table, and what holds for all of its rows.
+	backend.Config `yaml:",inline"`
+	// Domains says how login names and addresses are completed.
+	Domains directory.Domains `yaml:"domains"`
+	// Listeners are the addresses that clients connect to.
+	Listeners []proxy.Listener `yaml:"listeners"`
+	// TLS is for clients; TLS towards the backends is in the section backend.
+	TLS proxy.TLS `yaml:"tls"`
+	// Limits bound what clients can take.
+	Limits proxy.Limits `yaml:"limits"`
+	// Auth is what clients may log in with.
+	Auth proxy.Auth `yaml:"auth"`
+	// Admin is the operator's door.
+	Admin admin.Config `yaml:"admin"`
+	// Log says what is logged to the standard error stream.
+	Log Log `yaml:"log"`
+
+	// Path is the file this was read from.
+	Path string `yaml:"-"`
+	// Warnings deserve a look, and keep nothing from working.
+	Warnings Faults `yaml:"-"`
+}
+
+// Log says what is logged to the standard error stream, where systemd's journal or a supervisor takes it up.
+type Log struct {
+	// Level is the least that is logged: debug, info (the default), warn or error. Sessions are logged at info.
+	Level string `yaml:"level"`
+	// Format is text (the default: key=value) or json.
+	Format string `yaml:"format"`
+	// Time says whether lines carry the time: auto (the default: not when the journal, which has its own, reads them), on
+	// or off.
+	Time string `yaml:"time"`
+}
+
+// Validate joins all faults; each begins with the key.
+func (l *Log) Validate() error {
+	var faults []error
+	for _, f := range []struct {
+		key, value string
+		words      []string
+	}{
+		{"level", l.Level, []string{"debug", "info", "warn", "error"}},
+		{"format", l.Format, []string{"text", "json"}},
+		{"time", l.Time, []string{"auto", "on", "off"}},
+	} {
+		if f.value != "" && !slices.Contains(f.words, f.value) {
+			faults = append(faults, fmt.Errorf("%s: %q is not one of %s", f.key, f.value, strings.Join(f.words, ", ")))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// SlogLevel is Level for the log package.
+func (l *Log) SlogLevel() slog.Level {
+	switch l.Level {
+	case "debug":
+		return slog.LevelDebug
+	case "warn":
+		return slog.LevelWarn
+	case "error":
+		return slog.LevelError
+	}
+	return slog.LevelInfo
+}
+
+// complete fills in what only the machine knows.
+func (c *Config) complete() {
+	if c.Hostname != "" {
+		return
+	}
+	c.Hostname = "localhost"
+	if name, err := os.Hostname(); err == nil && name != "" {
+		c.Hostname = name
+	}
+}
+
+// Validate asks every section, and then looks at what only the sections together can have wrong.
+func (c *Config) Validate() error {
+	var faults []error
+	section := func(prefix string, err error) {
+		for _, e := range flatten(err) {
+			faults = append(faults, fmt.Errorf("%s%w", prefix, e))
+		}
+	}
+	if !hostname(c.Hostname) {
+		faults = append(faults, fmt.Errorf("hostname: %q is not a DNS name, such as mail.example.com", c.Hostname))
+	}
+	section("directory.", c.Directory.Validate())
+	section("", c.Config.Validate())
+	section("domains.", c.Domains.Validate())
+	for i := range c.Listeners {
+		section(fmt.Sprintf("listeners[%d].", i), c.Listeners[i].Validate())
+	}
+	section("tls.", c.TLS.Validate())
+	section("limits.", c.Limits.Validate())
+	section("auth.", c.Auth.Validate())
+	section("admin.", c.Admin.Validate())
+	section("log.", c.Log.Validate())
+	return errors.Join(append(faults, c.together()...)...)
+}
+
+// together finds what no section can see alone.
+func (c *Config) together() []error {
+	var faults []error
+	if len(c.Hosts) == 0 {
+		faults = append(faults, errors.New("hosts: at least one is needed: the names that accounts have as their home host, and their addresses"))
+	}
+	if len(c.Listeners) == 0 {
+		faults = append(faults, errors.New("listeners: at least one is needed, such as {service: imap, address: \":143\"}"))
+	}
+	first := make(map[string]int)
+	for i, l := range c.Listeners {
+		key := fmt.Sprintf("listeners[%d]", i)
+		if other, dup := first[l.Address]; dup && !strings.HasSuffix(l.Address, ":0") {
+			faults = append(faults, fmt.Errorf("%s.address: %s is that of listeners[%d], too", key, l.Address, other))
+		}
+		first[l.Address] = i
+		if len(c.TLS.Certificates) > 0 {
+			continue
+		}
+		switch {
+		case l.TLS == proxy.TLSImplicit:
+			faults = append(faults, fmt.Errorf("%s.tls: implicit TLS needs a certificate; give one in tls.certificates", key))
+		case !l.AllowPlaintext && len(l.ProxyProtocol) == 0:
+			faults = append(faults, fmt.Errorf("%s: nobody could log in: there is no certificate in tls.certificates for STARTTLS, "+
+				"and allow_plaintext is not set", key))
+		}
+	}
+	if slices.ContainsFunc(c.Auth.Mechanisms, func(m string) bool { return strings.EqualFold(m, "external") }) && c.TLS.ClientCAFile == "" {
+		faults = append(faults, errors.New("auth.mechanisms: external needs tls.client_ca_file, which client certificates are verified by"))
+	}
+	return faults
+}
+
+// advise is what works, and may still not be what was meant. Each text begins with the key.
+func (c *Config) advise() []string {
+	var advice []string
+	if !strings.Contains(c.Hostname, ".") {
+		advice = append(advice, fmt.Sprintf("hostname: %q has no domain; servers may object to it in EHLO", c.Hostname))
+	}
+	for i, l := range c.Listeners {
+		if l.AllowPlaintext && !loopback(l.Address) {
+			advice = append(advice, fmt.Sprintf("listeners[%d].allow_plaintext: passwords may come over the network in the clear at %s", i, l.Address))
+		}
+	}
+	return advice
+}
+
+// loopback says whether an address is of this machine alone.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// hostname says whether a name can stand in a greeting.
+func hostname(name string) bool {
+	if name == "" || len(name) > 253 {
+		return false
+	}
+	for _, label := range strings.Split(name, ".") {
+		if label == "" || len(label) > 63 || strings.HasPrefix(label, "-") || strings.HasSuffix(label, "-") {
+			return false
+		}
+		for _, r := range label {
+			if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_') {
+				return false
+			}
+		}
+	}
+	return true
+}

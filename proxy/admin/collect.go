@@ -1,0 +1,93 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Watch adds what is read of the frontend's Status whenever Prometheus asks. It is called once.
+func (m *Metrics) Watch(f Frontend) { m.registry.MustRegister(newCollector(f)) }
+
+// collector turns a Status into metrics. Hosts, members and servers are those of the configuration.
+type collector struct {
+	frontend Frontend
+
+	limit, relayed, listening, reloadOK, reloaded         *prometheus.Desc
+	memberUp, memberSessions, memberTotal, memberWithdraw *prometheus.Desc
+	serverUp, serverConnections, cacheEntries, penalties  *prometheus.Desc
+}
+
+func newCollector(f Frontend) *collector {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(namespace+"_"+name, help, labels, nil)
+	}
+	return &collector{
+		frontend:          f,
+		limit:             desc("sessions_limit", "How many sessions there may be at once (limits.sessions)."),
+		relayed:           desc("sessions_relayed", "Sessions that are handed over to a backend now."),
+		penalties:         desc("penalised_addresses", "Client addresses whose logins are delayed because of failed ones."),
+		listening:         desc("listening", "1 while this frontend accepts sessions, 0 while it is withdrawn or draining."),
+		reloadOK:          desc("config_reload_successful", "1 if the last reload took the configuration over, 0 if it kept the old one."),
+		reloaded:          desc("config_loaded_timestamp_seconds", "When the configuration in use was loaded."),
+		memberUp:          desc("member_available", "1 while a member takes sessions of a service, by checks, sessions and the operator.", "host", "member", "service"),
+		memberSessions:    desc("member_sessions", "Sessions on a member now.", "host", "member"),
+		memberTotal:       desc("member_sessions_total", "Sessions a member was chosen for.", "host", "member"),
+		memberWithdraw:    desc("member_withdrawn", "1 while the operator has withdrawn a member.", "host", "member"),
+		serverUp:          desc("directory_up", "1 while a server of the directory answers.", "server"),
+		serverConnections: desc("directory_connections", "Open connections to a server of the directory.", "server"),
+		cacheEntries:      desc("directory_cache_entries", "Names remembered: accounts, and nobody's.", "kind"),
+	}
+}
+
+// Describe is of prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.limit, c.relayed, c.penalties, c.listening, c.reloadOK, c.reloaded, c.memberUp, c.memberSessions, c.memberTotal,
+		c.memberWithdraw, c.serverUp, c.serverConnections, c.cacheEntries,
+	} {
+		ch <- d
+	}
+}
+
+// Collect is of prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	s := c.frontend.Status()
+	gauge(c.limit, float64(s.Sessions.Limit))
+	gauge(c.relayed, float64(s.Sessions.Relayed))
+	gauge(c.penalties, float64(s.Sessions.Penalised))
+	gauge(c.listening, truth(s.State == Serving))
+	gauge(c.reloadOK, truth(s.LastFault == ""))
+	gauge(c.reloaded, float64(s.Loaded.UnixNano())/float64(time.Second))
+	for _, h := range s.Hosts {
+		for _, m := range h.Members {
+			out := m.Wish != inService
+			gauge(c.memberSessions, float64(m.Sessions), h.Name, m.Name)
+			gauge(c.memberWithdraw, truth(out), h.Name, m.Name)
+			ch <- prometheus.MustNewConstMetric(c.memberTotal, prometheus.CounterValue, float64(m.Total), h.Name, m.Name)
+			for _, service := range m.Services {
+				up := service.State != "down" && service.State != "failing"
+				gauge(c.memberUp, truth(up && m.Available), h.Name, m.Name, service.Service)
+			}
+		}
+	}
+	for _, server := range s.Directory.Servers {
+		gauge(c.serverUp, truth(server.Up), server.URL)
+		gauge(c.serverConnections, float64(server.Connections), server.URL)
+	}
+	gauge(c.cacheEntries, float64(s.Directory.Cache.Entries), "account")
+	gauge(c.cacheEntries, float64(s.Directory.Cache.Negative), "nobody")
+}
+
+// inService is the wish of backend.MemberStatus that is none.
+const inService = "in service"
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
