@@ -32,7 +32,7 @@ type Backend struct {
 
 // dial connects to a member, with the PROXY header and TLS if it wants them from the start.
 func (s *Session) dial(ctx context.Context, m *backend.Member, account *directory.Account, creds *auth.Credentials) (*Backend, error) {
-	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, TLS: s.tlsState(), ServerName: s.identity.Name}
+	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), ServerName: s.identity.Name}
 	b := &Backend{Account: *account, session: s, member: m, creds: creds}
 	if s.state.Dial != nil {
 		nc, err := s.state.Dial(ctx, m, s.Service(), info)

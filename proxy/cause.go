@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
+	"syscall"
 
 	"mailmux/directory"
 	"mailmux/proxy/auth"
@@ -128,4 +130,10 @@ func CauseOf(err error) Cause {
 		return CauseUnreachable
 	}
 	return CauseTemporary
+}
+
+// gone says whether an error is how a peer's connection ends when it does not end in order.
+func gone(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, io.ErrClosedPipe)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -105,7 +106,12 @@ func (srv *Server) find(key string) *listener {
 	if l := srv.listeners[key]; l != nil {
 		return l
 	}
-	return srv.listeners[strings.Replace(key, "[::]:", "0.0.0.0:", 1)]
+	for _, l := range srv.listeners {
+		if bound := l.tcp.Addr().String(); bound == key || bound == strings.Replace(key, "[::]:", "0.0.0.0:", 1) {
+			return l
+		}
+	}
+	return nil
 }
 
 // adopt makes the listeners be those of the configuration: new ones begin, others go on with their new settings, those
@@ -126,19 +132,11 @@ func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
 		}
 	}
 	for _, l := range srv.listeners {
-		if !slices.ContainsFunc(values(keep), func(k *listener) bool { return k == l }) {
+		if !slices.Contains(slices.Collect(maps.Values(keep)), l) {
 			l.close()
 		}
 	}
 	srv.listeners = keep
-}
-
-func values(m map[string]*listener) []*listener {
-	var list []*listener
-	for _, l := range m {
-		list = append(list, l)
-	}
-	return list
 }
 
 func (l *listener) close() { l.closed.Do(func() { l.tcp.Close() }) }

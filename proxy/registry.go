@@ -36,6 +36,7 @@ type Record struct {
 	kicked    atomic.Bool
 	session   atomic.Pointer[Session] // until the hand-over
 
+	entered     bool
 	lastRefusal error
 }
 
@@ -56,6 +57,7 @@ func (r *registry) enter(rec *Record, exempt bool, perAddress int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all[rec.id] = rec
+	rec.entered = true
 	key := network(rec.client.Addr())
 	r.byAddr[key]++
 	if n := r.byAddr[key]; n > perAddress && !exempt {
@@ -68,6 +70,9 @@ func (r *registry) enter(rec *Record, exempt bool, perAddress int) error {
 func (r *registry) leave(rec *Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !rec.entered {
+		return
+	}
 	delete(r.all, rec.id)
 	key := network(rec.client.Addr())
 	if r.byAddr[key]--; r.byAddr[key] <= 0 {

@@ -75,6 +75,7 @@ type Pump struct {
 	active  atomic.Int64
 	done    chan struct{}
 	wg      sync.WaitGroup
+	once    sync.Once
 }
 
 // New starts a Pump with one poller for each processor. Close it to give its descriptors back.
@@ -103,10 +104,12 @@ func (p *Pump) Active() int { return int(p.active.Load()) }
 // Close ends all pairs and waits until their connections are closed. Connections without a descriptor are relayed by
 // goroutines of their own, which have ended then too.
 func (p *Pump) Close() {
-	close(p.done)
-	for _, b := range p.pollers {
-		b.stop()
-	}
+	p.once.Do(func() {
+		close(p.done)
+		for _, b := range p.pollers {
+			b.stop()
+		}
+	})
 	p.wg.Wait()
 }
 
@@ -256,4 +259,11 @@ func (p *Pair) endIfIdle(cfg *Config, now int64) {
 	if silent >= cfg.Idle || (p.up.eof || p.down.eof) && !p.lost && silent >= cfg.HalfClosed {
 		p.end(Idle)
 	}
+}
+
+// Bytes are those moved so far.
+func (p *Pair) Bytes() (up, down int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.up.bytes, p.down.bytes
 }
