@@ -1,0 +1,110 @@
+package sieve
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// extensions are the Sieve extensions that are shown until members were seen: every server of today has them.
+const extensions = "fileinto reject envelope vacation"
+
+// learnt is what the members can do, worked out once for as long as it stays the same.
+type learnt struct {
+	lists   *[]string // the first of the lists it comes from: it tells them from later ones
+	offered []string  // lines of the capability listing
+}
+
+// showCapabilities writes the listing (RFC 5804 section 1.7) and the OK behind it.
+func (s *session) showCapabilities(text string) {
+	c := s.Client
+	c.Line(`"IMPLEMENTATION" "mailmux"`)
+	c.Line(`"SASL" "`, strings.Join(s.Mechanisms(), " "), `"`)
+	for _, line := range s.learnt() {
+		c.Line(line)
+	}
+	if s.CanStartTLS() {
+		c.Line(`"STARTTLS"`)
+	}
+	if s.ForwardsIdentity() {
+		c.Line(`"XCLIENT"`)
+	}
+	c.Line(`"VERSION" "1.0"`)
+	c.Line(`OK "`, text, `"`)
+}
+
+// learnt are the lines for what every member can do by what the members showed so far.
+func (s *session) learnt() []string {
+	lists, _ := s.Learnt()
+	var first *[]string
+	if len(lists) > 0 {
+		first = &lists[0]
+	}
+	if l := s.handler.learnt.Load(); l != nil && l.lists == first {
+		return l.offered
+	}
+	l := &learnt{lists: first, offered: common(lists)}
+	s.handler.learnt.Store(l)
+	return l.offered
+}
+
+// common makes the lines that can be shown when members showed these lists. SIEVE has to be there, whatever they showed.
+func common(lists [][]string) []string {
+	if len(lists) == 0 {
+		return []string{`"SIEVE" "` + extensions + `"`}
+	}
+	words, _ := commonWords(lists, "SIEVE")
+	lines := []string{`"SIEVE" ` + quote(strings.Join(words, " "))}
+	if words, ok := commonWords(lists, "NOTIFY"); ok {
+		lines = append(lines, `"NOTIFY" `+quote(strings.Join(words, " ")))
+	}
+	if words, ok := commonWords(lists, "EXTLISTS"); ok {
+		lines = append(lines, `"EXTLISTS" `+quote(strings.Join(words, " ")))
+	}
+	if n, ok := leastNumber(lists, "MAXREDIRECTS"); ok {
+		lines = append(lines, `"MAXREDIRECTS" "`+strconv.Itoa(n)+`"`)
+	}
+	return lines
+}
+
+// commonWords are the words that the capability has in every list; ok is false when it is missing in one.
+func commonWords(lists [][]string, name string) (words []string, ok bool) {
+	for i, list := range lists {
+		value, ok := valueOf(list, name)
+		if !ok {
+			return nil, false
+		}
+		here := strings.Fields(value)
+		if i == 0 {
+			words = here
+			continue
+		}
+		words = slices.DeleteFunc(words, func(w string) bool { return !slices.Contains(here, w) })
+	}
+	return words, true
+}
+
+// leastNumber is the least value that the capability has in any list; ok is false when it is missing in one.
+func leastNumber(lists [][]string, name string) (least int, ok bool) {
+	for i, list := range lists {
+		value, _ := valueOf(list, name)
+		n, err := strconv.ParseUint(value, 10, 31)
+		if err != nil {
+			return 0, false
+		}
+		if i == 0 || int(n) < least {
+			least = int(n)
+		}
+	}
+	return least, len(lists) > 0
+}
+
+// valueOf finds a capability in a list of lines NAME value.
+func valueOf(list []string, name string) (value string, ok bool) {
+	for _, line := range list {
+		if tag, value, _ := strings.Cut(line, " "); strings.EqualFold(tag, name) {
+			return value, true
+		}
+	}
+	return "", false
+}
