@@ -23,8 +23,8 @@ type Mailmux struct {
 	Binary string
 	Config string // the configuration file
 	Admin  string // the socket of admin.address
-	Dir    string
 
+	dir    string
 	greets map[string]string
 }
 
@@ -32,7 +32,7 @@ type Mailmux struct {
 // map of host:port to the prefix of a greeting in the clear, has greeted. The admin socket has to be dir/admin.sock, the
 // log goes to dir/mailmux.log.
 func StartMailmux(binary, dir, config string, greets map[string]string) (*Mailmux, error) {
-	m := &Mailmux{Binary: binary, Dir: dir, Config: filepath.Join(dir, "mailmux.yaml"), Admin: filepath.Join(dir, "admin.sock"), greets: greets}
+	m := &Mailmux{Binary: binary, dir: dir, Config: filepath.Join(dir, "mailmux.yaml"), Admin: filepath.Join(dir, "admin.sock"), greets: greets}
 	if err := m.Configure(config); err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (m *Mailmux) Configure(config string) error {
 
 // Restart starts the daemon again after its end.
 func (m *Mailmux) Restart() error {
-	p, err := Start("mailmux", filepath.Join(m.Dir, "mailmux.log"), m.Binary, "serve", "-config", m.Config)
+	p, err := Start("mailmux", filepath.Join(m.dir, "mailmux.log"), m.Binary, "serve", "-config", m.Config)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -223,6 +224,9 @@ func (c *Conn) ReadLine() (string, error) {
 	}
 	return strings.TrimRight(line, "\r\n"), nil
 }
+
+// Reader is where lines come from: what follows the last line is read there.
+func (c *Conn) Reader() io.Reader { c.deadline(); return c.r }
 
 // Send writes bytes as they are.
 func (c *Conn) Send(raw string) error {
