@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -137,6 +138,7 @@ func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
 		}
 	}
 	srv.listeners = keep
+	srv.noteOwn()
 }
 
 func (l *listener) close() { l.closed.Do(func() { l.tcp.Close() }) }
@@ -176,4 +178,47 @@ func (srv *Server) Addrs() map[string][]net.Addr {
 		addrs[service] = append(addrs[service], l.tcp.Addr())
 	}
 	return addrs
+}
+
+// Self says whether an address is one that this server listens on: a member there would be a loop.
+func (srv *Server) Self(a netip.AddrPort) bool {
+	own := srv.own.Load()
+	return own != nil && own.has(a)
+}
+
+// ownAddrs are the addresses that are listened on, and those of the machine, for sockets that listen on all of them.
+type ownAddrs struct {
+	bound   []netip.AddrPort
+	machine []netip.Addr
+}
+
+func (o *ownAddrs) has(a netip.AddrPort) bool {
+	for _, b := range o.bound {
+		if b.Port() == a.Port() && (b.Addr() == a.Addr().Unmap() || b.Addr().IsUnspecified() && o.here(a.Addr().Unmap())) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *ownAddrs) here(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsUnspecified() || slices.Contains(o.machine, a)
+}
+
+// noteOwn takes down what Self asks for. The server is locked.
+func (srv *Server) noteOwn() {
+	o := &ownAddrs{}
+	for _, l := range srv.listeners {
+		o.bound = append(o.bound, addrPort(l.tcp.Addr()))
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		srv.log.Warn("cannot list the machine's addresses: loops through them are found by their time to live only", "error", err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			o.machine = append(o.machine, p.Addr().Unmap())
+		}
+	}
+	srv.own.Store(o)
 }

@@ -70,6 +70,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	listeners map[string]*listener // by address
+	own       atomic.Pointer[ownAddrs]
 	draining  atomic.Bool
 	ctx       context.Context // ends when nothing is to be waited for any more
 	cancel    context.CancelFunc
