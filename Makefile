@@ -1,0 +1,63 @@
+# mailmux: `make help` lists the targets.
+
+GO       ?= go
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+FUZZTIME ?= 10s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  ?= -s -w -X main.version=$(VERSION)
+
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The race detector needs a C compiler.
+RACE ?= $(shell command -v gcc >/dev/null 2>&1 && echo -race)
+
+# These packages start other programs and real servers: they test binaries, so that the race detector would see only the
+# tests themselves. MAILMUX_RACE=1 builds the binaries with it.
+PROGRAMS = $(shell $(GO) list ./... | grep -E '^mailmux/(integration|tools)(/|$$)')
+UNITS    = $(shell $(GO) list ./... | grep -vE '^mailmux/(integration|tools)(/|$$)')
+
+.DEFAULT_GOAL := build
+.PHONY: build test check demo fuzz bench bench-go install clean help
+
+build: ## Build mailmux and hostfailover into bin/.
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mailmux ./cmd/hostfailover
+
+test: ## Run every test; those with real servers need what .ci/deps installs, and skip without it.
+	$(GO) test $(RACE) -timeout 10m $(UNITS)
+	$(GO) test -count=1 -timeout 15m $(PROGRAMS)
+
+check: ## Check formatting, vet, staticcheck, and the rules of the layout.
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -run 'TestLayout|TestPackageDocs' ./integration
+
+demo: ## Show the whole thing: a directory, two backends, logins, a failover. Needs nothing installed.
+	$(GO) run ./tools/demo
+
+fuzz: ## Run every fuzz target for FUZZTIME (10s) each.
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
+			echo "== $$(dirname $$file) $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
+		done; \
+	done
+
+bench: ## Measure mailmux beside its peers.
+	$(GO) run ./tools/bench
+
+bench-go: ## Run the Go benchmarks of every package.
+	$(GO) test -run '^$$' -bench . -benchmem $(UNITS)
+
+install: build ## Install the programs below PREFIX (/usr/local), honouring DESTDIR.
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 bin/mailmux bin/hostfailover $(DESTDIR)$(PREFIX)/bin/
+
+clean: ## Remove what was built.
+	rm -rf bin
+	$(GO) clean -fuzzcache -testcache
+
+help: ## List the targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
