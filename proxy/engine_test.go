@@ -117,7 +117,7 @@ func (a *accounts) Refresh(_ context.Context, n directory.Name) (directory.Accou
 func (a *accounts) CheckPassword(context.Context, directory.Account, string) error { return nil }
 
 // toyBackend listens as a member: it accepts "right", refuses "wrong", says "BUSY" to "busy", and then echoes.
-func toyBackend(t *testing.T, ip string) string {
+func toyBackend(t testing.TB, ip string) string {
 	l, err := net.Listen("tcp", ip+":0")
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ type site struct {
 	addr string
 }
 
-func newSite(t *testing.T, change func(*Config)) *site {
+func newSite(t testing.TB, change func(*Config)) *site {
 	t.Helper()
 	one, two := toyBackend(t, "127.0.0.1"), toyBackend(t, "127.0.0.2")
 	table, err := backend.New(backend.Config{Hosts: map[string]backend.HostConfig{
