@@ -57,7 +57,6 @@ install: build ## Install the programs below PREFIX (/usr/local), honouring DEST
 
 clean: ## Remove what was built.
 	rm -rf bin
-	$(GO) clean -fuzzcache -testcache
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14

@@ -78,8 +78,8 @@ func world(t testing.TB) *stage.World {
 func ownWorld(t testing.TB) *stage.World {
 	t.Helper()
 	w, err := stage.NewWorld()
-	t.Cleanup(w.Close)
 	need(t, err)
+	t.Cleanup(w.Close)
 	showLogs(t, w)
 	return w
 }

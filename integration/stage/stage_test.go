@@ -11,13 +11,13 @@ import (
 // The servers start, answer in their own words, and are gone afterwards.
 func TestWorld(t *testing.T) {
 	w, err := NewWorld()
-	defer w.Close()
 	if missing := new(MissingError); errors.As(err, &missing) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer w.Close()
 	out, err := w.Slapd.Search(context.Background(), "(uid=ann@example.com)", "hostServer")
 	if err != nil {
 		t.Fatal(err)

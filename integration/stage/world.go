@@ -25,31 +25,39 @@ type World struct {
 	closers []func()
 }
 
-// NewWorld starts every server. The directory has a short name, because sockets are in it, and can be entered by the
-// users that Dovecot and Postfix run as. Whoever calls has to Close it, also after an error.
+// NewWorld starts every server. Its directory has a short name, because sockets are in it, and can be entered by the
+// users that Dovecot and Postfix run as. After an error nothing is left running.
 func NewWorld() (*World, error) {
 	w := &World{Accounts: Accounts()}
+	if err := w.start(); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *World) start() error {
 	dir, err := os.MkdirTemp("", "mux")
 	if err != nil {
-		return w, err
+		return err
 	}
 	w.Dir = dir
 	w.closers = append(w.closers, func() { _ = os.RemoveAll(dir) }) // what stays behind harms nobody
 	if err := os.Chmod(dir, 0o755); err != nil {
-		return w, err
+		return err
 	}
 	if w.Net, err = NewNetwork(); err != nil {
-		return w, err
+		return err
 	}
 	w.closers = append(w.closers, func() { _ = w.Net.Close() })
 	if w.CA, err = NewAuthority(dir, "ca"); err != nil {
-		return w, err
+		return err
 	}
 	if w.Tokens, err = StartTokens(w.Net); err != nil {
-		return w, err
+		return err
 	}
 	w.closers = append(w.closers, func() { _ = w.Tokens.Stop() })
-	return w, w.startServers()
+	return w.startServers()
 }
 
 func (w *World) startServers() error {
