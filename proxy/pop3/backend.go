@@ -15,6 +15,15 @@ import (
 // maxChallenges bounds what a member may ask in a SASL exchange. SCRAM, the longest one, needs two.
 const maxChallenges = 16
 
+// member is the conversation with a member during the login.
+type member struct {
+	*wire.Conn
+	xclient   bool   // XCLIENT went ahead
+	utf8      bool   // UTF8 went ahead
+	pipelined bool   // it takes PASS before it has answered USER
+	welcome   string // its +OK to the login
+}
+
 // enter logs in on a member: greeting, STLS, who the client is, the credentials. What can go in one write does.
 func (s *session) enter(b *proxy.Backend) error {
 	xclient, err := readGreeting(b.Conn)
@@ -29,17 +38,21 @@ func (s *session) enter(b *proxy.Backend) error {
 	// The greeting came in the clear, and STLS has no second one. To believe its [XCLIENT] is no risk: the member that
 	// is told of the client has proved by now who it is.
 	id, wanted := b.Identity()
-	xclient = xclient && wanted
-	if xclient {
-		b.Conn.Line("XCLIENT ", id.Attributes())
+	m := &member{Conn: b.Conn, xclient: xclient && wanted, utf8: s.utf8}
+	m.pipelined = m.xclient || s.pipelining() // who greets with [XCLIENT] is Dovecot, or another mailmux
+	if m.xclient {
+		m.Line("XCLIENT ", id.Attributes())
 	}
-	if s.utf8 {
-		b.Conn.Line("UTF8")
+	if m.utf8 {
+		m.Line("UTF8")
 	}
 	if told, ok := b.Told(); ok {
-		return s.enterByPassword(b.Conn, told, xclient)
+		err = m.enterByPassword(told)
+	} else {
+		err = m.enterByExchange(b.Exchange(nil))
 	}
-	return s.enterByExchange(b.Conn, b.Exchange(nil), xclient)
+	s.welcome = m.welcome
+	return err
 }
 
 // readGreeting reads the member's first line, and whether it takes XCLIENT from us.
@@ -69,14 +82,14 @@ func startTLS(c *wire.Conn, upgrade func() error) error {
 
 // readIntroduction reads the answers to what went ahead of the login. A member that does not want to know who the client
 // is may do without; one that does not know UTF8 cannot serve a client that was promised it.
-func (s *session) readIntroduction(c *wire.Conn, xclient bool) error {
-	if xclient {
-		if _, _, err := readReply(c); err != nil {
+func (m *member) readIntroduction() error {
+	if m.xclient {
+		if _, _, err := readReply(m.Conn); err != nil {
 			return fmt.Errorf("XCLIENT: %w", err)
 		}
 	}
-	if s.utf8 {
-		ok, line, err := readReply(c)
+	if m.utf8 {
+		ok, line, err := readReply(m.Conn)
 		if err != nil {
 			return fmt.Errorf("UTF8: %w", err)
 		}
@@ -88,39 +101,38 @@ func (s *session) readIntroduction(c *wire.Conn, xclient bool) error {
 }
 
 // enterByPassword logs in with USER and PASS: in one write where the member is known to take that.
-func (s *session) enterByPassword(c *wire.Conn, told auth.Told, xclient bool) error {
+func (m *member) enterByPassword(told auth.Told) error {
 	if strings.ContainsAny(told.User, "\x00\r\n") || strings.ContainsAny(told.Password, "\x00\r\n") {
 		return proxy.ClientFault(errIllegal)
 	}
-	pipelined := xclient || s.pipelining() // who greets with [XCLIENT] is Dovecot, or another mailmux
-	c.Line("USER ", told.User)
-	if pipelined {
-		c.Secret("PASS [redacted]", "PASS ", told.Password)
+	m.Line("USER ", told.User)
+	if m.pipelined {
+		m.Secret("PASS [redacted]", "PASS ", told.Password)
 	}
-	if err := s.readIntroduction(c, xclient); err != nil {
+	if err := m.readIntroduction(); err != nil {
 		return err
 	}
-	ok, line, err := readReply(c)
+	ok, line, err := readReply(m.Conn)
 	if err != nil {
 		return fmt.Errorf("USER: %w", err)
 	}
 	if !ok {
 		return refusal(line)
 	}
-	if !pipelined {
-		c.Secret("PASS [redacted]", "PASS ", told.Password)
+	if !m.pipelined {
+		m.Secret("PASS [redacted]", "PASS ", told.Password)
 	}
-	if ok, line, err = readReply(c); err != nil {
+	if ok, line, err = readReply(m.Conn); err != nil {
 		return fmt.Errorf("PASS: %w", err)
 	}
-	return s.answered(ok, line)
+	return m.answered(ok, line)
 }
 
 // errIllegal: the directory names an account in a way that would end the line it stands in.
 var errIllegal = errors.New("login name with a line break or NUL: mend the account's entry in the directory")
 
 // enterByExchange logs in with AUTH (RFC 5034 section 4).
-func (s *session) enterByExchange(c *wire.Conn, exchange auth.Exchange, xclient bool) error {
+func (m *member) enterByExchange(exchange auth.Exchange) error {
 	mechanism, initial, err := exchange.Start()
 	if err != nil {
 		return err
@@ -130,16 +142,16 @@ func (s *session) enterByExchange(c *wire.Conn, exchange auth.Exchange, xclient 
 		text = "="
 	}
 	if initial != nil && len("AUTH ")+len(mechanism)+len(" ")+len(text) <= maxCommand {
-		c.Secret("AUTH [redacted]", "AUTH ", mechanism, " ", text)
+		m.Secret("AUTH [redacted]", "AUTH ", mechanism, " ", text)
 		initial = nil
 	} else { // a longer one has to wait for the member to ask
-		c.Line("AUTH ", mechanism)
+		m.Line("AUTH ", mechanism)
 	}
-	if err := s.readIntroduction(c, xclient); err != nil {
+	if err := m.readIntroduction(); err != nil {
 		return err
 	}
 	for range maxChallenges {
-		line, err := c.ReadLine()
+		line, err := m.ReadLine()
 		if err != nil {
 			return fmt.Errorf("AUTH: %w", err)
 		}
@@ -149,7 +161,7 @@ func (s *session) enterByExchange(c *wire.Conn, exchange auth.Exchange, xclient 
 			if err != nil {
 				return fmt.Errorf("AUTH: %w", err)
 			}
-			return s.answered(ok, line)
+			return m.answered(ok, line)
 		}
 		response := initial
 		if initial = nil; response == nil {
@@ -157,7 +169,7 @@ func (s *session) enterByExchange(c *wire.Conn, exchange auth.Exchange, xclient 
 				return err
 			}
 		}
-		c.Secret("[redacted]", base64.StdEncoding.EncodeToString(response))
+		m.Secret("[redacted]", base64.StdEncoding.EncodeToString(response))
 	}
 	return fmt.Errorf("AUTH: %w: it asks on and on", proxy.ErrProtocol)
 }
@@ -175,11 +187,11 @@ func respond(exchange auth.Exchange, challenge []byte, asked bool) ([]byte, erro
 }
 
 // answered takes the member's answer to the credentials. Its +OK line is kept for the client.
-func (s *session) answered(ok bool, line []byte) error {
+func (m *member) answered(ok bool, line []byte) error {
 	if !ok {
 		return refusal(line)
 	}
-	s.welcome = printable(line)
+	m.welcome = printable(line)
 	return nil
 }
 

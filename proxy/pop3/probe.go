@@ -3,6 +3,7 @@ package pop3
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 
@@ -63,13 +64,16 @@ func probeLogin(c *wire.Conn, user, password string) error {
 		ok, line, err = readReply(c)
 	}
 	if err == nil && !ok {
-		err = fmt.Errorf("refused: %.80q", line)
+		err = fmt.Errorf("%w: %.80q", errRefused, line)
 	}
 	if err != nil {
 		return fmt.Errorf("login as %s: %w", user, err)
 	}
 	return nil
 }
+
+// errRefused: the account of the checks was not let in.
+var errRefused = errors.New("refused")
 
 // readCapabilities reads the answer to CAPA (RFC 2449 section 5); nil if the member does not know it.
 func readCapabilities(c *wire.Conn) ([]string, error) {

@@ -3,6 +3,7 @@ package sieve
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 
@@ -64,7 +65,10 @@ func probeLogin(c *wire.Conn, shown *listing, user, password string) error {
 		return err
 	}
 	if r.status != "OK" {
-		return fmt.Errorf("refused: %s", r.brief())
+		return fmt.Errorf("%w: %s", errRefused, r.brief())
 	}
 	return nil
 }
+
+// errRefused: the account of the checks was not let in.
+var errRefused = errors.New("refused")
