@@ -4,8 +4,7 @@ GO       ?= go
 PREFIX   ?= /usr/local
 DESTDIR  ?=
 FUZZTIME ?= 10s
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS  ?= -s -w -X main.version=$(VERSION)
+LDFLAGS  ?= -s -w
 
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 

@@ -17,8 +17,7 @@ import (
 type shared struct {
 	dir string
 
-	build    sync.Once
-	buildErr error
+	builds map[string]func() error // by program: builds it once
 
 	stage    sync.Once
 	world    *stage.World
@@ -41,7 +40,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	common = &shared{dir: dir, last: 150}
+	common = &shared{dir: dir, last: 150, builds: make(map[string]func() error)}
+	for _, name := range []string{"mailmux", "hostfailover"} {
+		common.builds[name] = sync.OnceValue(func() error { return build(dir, name) })
+	}
 	code := m.Run()
 	if common.daemon != nil {
 		common.daemon.Stop()
@@ -114,21 +116,20 @@ func builtProgram(t testing.TB, name string) string {
 	if given := os.Getenv(map[string]string{"mailmux": "MAILMUX_BINARY", "hostfailover": "HOSTFAILOVER_BINARY"}[name]); given != "" {
 		return given
 	}
-	common.build.Do(func() { common.buildErr = build(common.dir) })
-	if common.buildErr != nil {
-		t.Fatal(common.buildErr)
+	if err := common.builds[name](); err != nil {
+		t.Fatal(err)
 	}
 	return filepath.Join(common.dir, name)
 }
 
-func build(dir string) error {
-	args := []string{"build", "-o", dir + "/"}
+func build(dir, name string) error {
+	args := []string{"build", "-o", filepath.Join(dir, name)}
 	if os.Getenv("MAILMUX_RACE") == "1" {
 		args = append(args, "-race")
 	}
-	cmd := exec.Command("go", append(args, "mailmux/cmd/mailmux", "mailmux/cmd/hostfailover")...)
+	cmd := exec.Command("go", append(args, "mailmux/cmd/"+name)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the binaries under test: %w\n%s", err, out)
+		return fmt.Errorf("build %s, which is to be tested: %w\n%s", name, err, out)
 	}
 	return nil
 }
