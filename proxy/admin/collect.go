@@ -13,7 +13,7 @@ func (m *Metrics) Watch(f Frontend) { m.registry.MustRegister(newCollector(f)) }
 type collector struct {
 	frontend Frontend
 
-	limit, relayed, listening, reloadOK, reloaded         *prometheus.Desc
+	open, limit, relayed, listening, reloadOK, reloaded   *prometheus.Desc
 	memberUp, memberSessions, memberTotal, memberWithdraw *prometheus.Desc
 	serverUp, serverConnections, cacheEntries, penalties  *prometheus.Desc
 }
@@ -24,6 +24,7 @@ func newCollector(f Frontend) *collector {
 	}
 	return &collector{
 		frontend:          f,
+		open:              desc("sessions", "Sessions open now, those before the login included.", "service"),
 		limit:             desc("sessions_limit", "How many sessions there may be at once (limits.sessions)."),
 		relayed:           desc("sessions_relayed", "Sessions that are handed over to a backend now."),
 		penalties:         desc("penalised_addresses", "Client addresses whose logins are delayed because of failed ones."),
@@ -43,7 +44,7 @@ func newCollector(f Frontend) *collector {
 // Describe is of prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.limit, c.relayed, c.penalties, c.listening, c.reloadOK, c.reloaded, c.memberUp, c.memberSessions, c.memberTotal,
+		c.open, c.limit, c.relayed, c.penalties, c.listening, c.reloadOK, c.reloaded, c.memberUp, c.memberSessions, c.memberTotal,
 		c.memberWithdraw, c.serverUp, c.serverConnections, c.cacheEntries,
 	} {
 		ch <- d
@@ -56,6 +57,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	s := c.frontend.Status()
+	for _, service := range services() {
+		gauge(c.open, float64(s.Sessions.Service[service]), service)
+	}
 	gauge(c.limit, float64(s.Sessions.Limit))
 	gauge(c.relayed, float64(s.Sessions.Relayed))
 	gauge(c.penalties, float64(s.Sessions.Penalised))

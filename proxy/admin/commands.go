@@ -24,10 +24,14 @@ type Kicked struct {
 	Sessions int `json:"sessions"` // that were told to end
 }
 
+// Self is the target that means the frontend itself.
+const Self = "self"
+
 // Target is what withdraw and ready are asked with.
 type Target struct {
-	Target   string `json:"target"` // self, a host, or a member
-	Evacuate bool   `json:"evacuate,omitempty"`
+	Target   string `json:"target"`             // Self, a host, a member, or host/member
+	Evacuate bool   `json:"evacuate,omitempty"` // a host or member: its sessions are let go, at a bounded rate
+	Stay     bool   `json:"stay,omitempty"`     // Self: the process does not end with its last session, so that ready finds it
 }
 
 // Done is the answer to withdraw and ready.
@@ -115,7 +119,7 @@ func (s *Server) withdraw(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &t) {
 		return
 	}
-	if err := s.Switches.Withdraw(t.Target, t.Evacuate); err != nil {
+	if err := s.Switches.Withdraw(t); err != nil {
 		fail(w, http.StatusNotFound, err)
 		return
 	}

@@ -17,11 +17,11 @@ type Engine interface {
 	Kick(match func(*proxy.Info) bool) int
 }
 
-// Switches take parts of the service out of it and back. A target is "self" for this frontend, a host, or a member; the
-// error of one that is not there, or not unique, says so and names the nearest one.
+// Switches take parts of the service out of it and back. A target is Self, a host, or a member; the error of one that is
+// not there, or not unique, says so.
 type Switches interface {
-	// Withdraw lets the target have no new sessions. With evacuate the old ones are let go, at a bounded rate.
-	Withdraw(target string, evacuate bool) error
+	// Withdraw lets the target have no new sessions.
+	Withdraw(t Target) error
 	// Ready takes the withdrawal back.
 	Ready(target string) error
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,7 +36,7 @@ var (
 // serviceMetrics are the counters of one service, found once instead of at each session.
 type serviceMetrics struct {
 	started  prometheus.Counter
-	open     prometheus.Gauge
+	open     atomic.Int64
 	ended    map[string]prometheus.Counter
 	up, down prometheus.Counter
 	lasted   prometheus.Observer
@@ -64,7 +65,6 @@ func NewMetrics(version string) *Metrics {
 
 func (m *Metrics) registerServices() {
 	started := m.counter("sessions_started_total", "Connections accepted.", "service")
-	open := m.gauge("sessions", "Sessions open now, those before the login included.", "service")
 	ended := m.counter("sessions_ended_total", "Sessions ended, by what became of them: ok if they were handed over to a backend.",
 		"service", "outcome")
 	bytes := m.counter("relayed_bytes_total", "Bytes relayed: up from clients to backends, down from backends to clients.",
@@ -79,9 +79,9 @@ func (m *Metrics) registerServices() {
 
 	for _, service := range append(services(), "other") {
 		s := &serviceMetrics{
-			started: started.WithLabelValues(service), open: open.WithLabelValues(service),
-			ended: make(map[string]prometheus.Counter), failures: make(map[proxy.Cause]prometheus.Counter),
-			up: bytes.WithLabelValues(service, "up"), down: bytes.WithLabelValues(service, "down"),
+			started: started.WithLabelValues(service), ended: make(map[string]prometheus.Counter),
+			failures: make(map[proxy.Cause]prometheus.Counter),
+			up:       bytes.WithLabelValues(service, "up"), down: bytes.WithLabelValues(service, "down"),
 			lasted: lasted.WithLabelValues(service), login: login.WithLabelValues(service),
 			full: handshakes.WithLabelValues(service, "full"), resumed: handshakes.WithLabelValues(service, "resumed"),
 			failed: handshakes.WithLabelValues(service, "failed"), panics: panics.WithLabelValues(service),
@@ -150,13 +150,13 @@ func (m *Metrics) of(service string) *serviceMetrics {
 func (m *Metrics) SessionStarted(service string) {
 	s := m.of(service)
 	s.started.Inc()
-	s.open.Inc()
+	s.open.Add(1)
 }
 
 // SessionEnded counts its end. An outcome that is no Cause counts as temporary.
 func (m *Metrics) SessionEnded(service, outcome string, up, down int64, lasted time.Duration) {
 	s := m.of(service)
-	s.open.Dec()
+	s.open.Add(-1)
 	ended, ok := s.ended[outcome]
 	if !ok {
 		ended = s.ended[proxy.CauseTemporary.String()]
@@ -165,6 +165,17 @@ func (m *Metrics) SessionEnded(service, outcome string, up, down int64, lasted t
 	s.up.Add(float64(up))
 	s.down.Add(float64(down))
 	s.lasted.Observe(lasted.Seconds())
+}
+
+// Open is how many sessions each service has, those without any left out.
+func (m *Metrics) Open() map[string]int {
+	open := make(map[string]int)
+	for name, s := range m.services {
+		if n := s.open.Load(); n > 0 {
+			open[name] = int(n)
+		}
+	}
+	return open
 }
 
 // LoggedIn counts a hand-over.

@@ -200,3 +200,13 @@ func hostname(name string) bool {
 	}
 	return true
 }
+
+// Services lists the services that listeners have, each once, in order.
+func (c *Config) Services() []string {
+	var list []string
+	for _, l := range c.Listeners {
+		list = append(list, l.Service)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}

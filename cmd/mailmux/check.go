@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"mailmux/cmd/internal/conf"
+	"mailmux/directory"
+	"mailmux/proxy/backend"
+)
+
+// check looks the configuration over, and with -online the servers that it names.
+func check(inv *invocation) int {
+	cfg, ok := inv.load()
+	if !ok {
+		return exitUsage
+	}
+	if err := dryStart(cfg); err != nil {
+		inv.startFault(cfg, err)
+		return exitUsage
+	}
+	fmt.Fprintf(inv.out, "%s: the configuration is sound: %s\n", cfg.Path, summary(cfg))
+	if !inv.is("online") {
+		return exitDone
+	}
+	faults := inv.checkDirectory(cfg) + inv.checkMembers(cfg)
+	if faults > 0 {
+		fmt.Fprintf(inv.out, "%s\n", plural(faults, "failure"))
+		return exitFailed
+	}
+	fmt.Fprintln(inv.out, "everything answers")
+	return exitDone
+}
+
+// dryStart makes a frontend without starting it: certificates and secrets are read, nothing is opened or dialed.
+func dryStart(cfg *conf.Config) error {
+	f, err := newFrontend(cfg, slog.New(slog.DiscardHandler), new(slog.LevelVar))
+	if err != nil {
+		return err
+	}
+	f.close()
+	return nil
+}
+
+func summary(cfg *conf.Config) string {
+	members := 0
+	for _, h := range cfg.Hosts {
+		members += len(h.Members)
+	}
+	return fmt.Sprintf("%s with %s, %s, %s", plural(len(cfg.Hosts), "host"), plural(members, "member"), plural(len(cfg.Listeners), "listener"),
+		plural(len(cfg.Directory.Servers), "directory server"))
+}
+
+// checkDirectory binds to every server of the directory and searches there. It says how many fail.
+func (inv *invocation) checkDirectory(cfg *conf.Config) int {
+	d, err := directory.New(cfg.Directory, nil, nil)
+	if err != nil {
+		fmt.Fprintf(inv.out, "directory: %v\n", err)
+		return 1
+	}
+	defer d.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	faults := d.Check(ctx)
+	for _, err := range faults {
+		fmt.Fprintf(inv.out, "directory: %v\n", err)
+	}
+	if well := len(cfg.Directory.Servers) - len(faults); well > 0 {
+		fmt.Fprintf(inv.out, "directory: %s by bind and search\n", plural(well, "server")+" answer"+map[bool]string{true: "s"}[well == 1])
+	}
+	return len(faults)
+}
+
+// checkMembers greets every member by each service that a listener has, as the running checks do. It says how many fail.
+func (inv *invocation) checkMembers(cfg *conf.Config) int {
+	hosts := checked(cfg)
+	table, err := backend.New(hosts, backend.Options{Services: cfg.Services(), Probers: probers(handlers())})
+	if err != nil {
+		fmt.Fprintf(inv.out, "hosts: %v\n", err)
+		return 1
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	table.Start(ctx)
+	defer table.Close()
+	awaitChecks(ctx, table)
+	faults := 0
+	for _, h := range table.Status() {
+		for _, source := range h.Sources {
+			if source.Error != "" {
+				faults++
+				fmt.Fprintf(inv.out, "%s: members of %s: %s\n", h.Name, source.Name, source.Error)
+			}
+		}
+		for _, m := range h.Members {
+			faults += inv.showMember(h.Name, m)
+		}
+	}
+	return faults
+}
+
+// checked is the host table with every check on, one miss enough, and no agents.
+func checked(cfg *conf.Config) backend.Config {
+	hosts := cfg.Config
+	once := func(s *backend.Settings) {
+		s.Check.Mode, s.Check.Rise, s.Check.Fall, s.Check.Interval, s.Check.AgentPort = "on", 1, 1, time.Hour, 0
+		s.Check.Timeout = max(s.Check.Timeout, 5*time.Second)
+	}
+	hosts.Hosts = make(map[string]backend.HostConfig, len(cfg.Hosts))
+	once(&hosts.Backend.Settings)
+	for name, h := range cfg.Hosts {
+		once(&h.Settings)
+		h.Members = slices.Clone(h.Members)
+		for i := range h.Members {
+			once(&h.Members[i].Settings)
+		}
+		hosts.Hosts[name] = h
+	}
+	return hosts
+}
+
+// awaitChecks waits until every service of every member was checked once.
+func awaitChecks(ctx context.Context, table *backend.Table) {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for !allChecked(table.Status()) {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func allChecked(hosts []backend.HostStatus) bool {
+	for _, h := range hosts {
+		for _, source := range h.Sources {
+			if source.Asked.IsZero() && source.Error == "" {
+				return false
+			}
+		}
+		for _, m := range h.Members {
+			if slices.ContainsFunc(m.Services, func(s backend.ServiceStatus) bool { return s.LastCheck.IsZero() }) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// showMember prints what each service of a member answered, and says how many fail.
+func (inv *invocation) showMember(host string, m backend.MemberStatus) int {
+	faults := 0
+	for _, s := range m.Services {
+		name := fmt.Sprintf("%s/%s: %s at %s", host, m.Name, s.Service, s.Address)
+		switch {
+		case s.LastCheck.IsZero():
+			faults++
+			fmt.Fprintf(inv.out, "%s: not reached within a minute\n", name)
+		case s.State == "up":
+			fmt.Fprintf(inv.out, "%s: answers in %s\n", name, s.Check.Round(100*time.Microsecond))
+		default:
+			faults++
+			fmt.Fprintf(inv.out, "%s: %s; %s\n", name, s.Why, remedy(s.Why))
+		}
+	}
+	return faults
+}
+
+// remedy says what usually helps against a check's failure.
+func remedy(why string) string {
+	has := func(words ...string) bool {
+		return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(why, w) })
+	}
+	switch {
+	case has("certificate", "x509"):
+		return "see tls_ca_file and tls_server_name here, and the certificate there"
+	case has("TLS", "tls:"):
+		return "see tls and ports here: does this port speak TLS at once (implicit), after STARTTLS, or not at all?"
+	case has("refused"):
+		return "does the service run there, and is the port right (ports)?"
+	case has("no route", "unreachable", "timeout", "deadline"):
+		return "is the address right, and does a firewall stand between?"
+	case has("no such host", "lookup"):
+		return "is the name right, and does the DNS know it?"
+	}
+	return "see the log of the member"
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"mailmux/proxy/admin"
+)
+
+// columns lays lines out in columns; flush ends them.
+func columns(w io.Writer, head ...string) (*tabwriter.Writer, func(cells ...any)) {
+	t := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+	row := func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(t, "\t")
+			}
+			fmt.Fprint(t, c)
+		}
+		fmt.Fprintln(t)
+	}
+	if len(head) > 0 {
+		fmt.Fprintln(t, strings.Join(head, "\t"))
+	}
+	return t, row
+}
+
+// showStatus prints the state of a frontend.
+func showStatus(w io.Writer, s *admin.Status) {
+	fmt.Fprintf(w, "%s  %s  mailmux %s  pid %d  up %s\n", s.Hostname, s.State, s.Version, s.PID, admin.Span(time.Since(s.Started)))
+	fmt.Fprintf(w, "configuration %s of %s\n", s.Config, clock(s.Loaded))
+	if s.LastFault != "" {
+		fmt.Fprintf(w, "the last reload kept it, because the new one has faults:\n%s\n", indent(s.LastFault))
+	}
+	fmt.Fprintf(w, "sessions %d of %d, %d logged in", s.Sessions.Open, s.Sessions.Limit, s.Sessions.Relayed)
+	for _, service := range slices.Sorted(maps.Keys(s.Sessions.Service)) {
+		fmt.Fprintf(w, ", %s %d", service, s.Sessions.Service[service])
+	}
+	fmt.Fprint(w, "\n\n")
+	showHosts(w, s)
+	showServers(w, s)
+	t, row := columns(w, "LISTENER", "ADDRESS", "TLS")
+	for _, l := range s.Listeners {
+		row(l.Service, l.Address, l.TLS)
+	}
+	flush(t)
+}
+
+func showHosts(w io.Writer, s *admin.Status) {
+	t, row := columns(w, "HOST", "MEMBER", "ADDRESS", "STATE", "SESSIONS", "LOGINS/S")
+	for _, h := range s.Hosts {
+		for i, m := range h.Members {
+			name := h.Name
+			if i > 0 {
+				name = ""
+			}
+			c := admin.ConditionOf(m)
+			row(name, m.Name, m.Address, spaced(c.Word, c.Why), m.Sessions, fmt.Sprintf("%.1f", m.Rate))
+		}
+		if len(h.Members) == 0 {
+			row(h.Name, "-", "-", "no members", 0, "0.0")
+		}
+	}
+	flush(t)
+	fmt.Fprintln(w)
+}
+
+func showServers(w io.Writer, s *admin.Status) {
+	t, row := columns(w, "DIRECTORY", "STATE", "ANSWERS IN", "REQUESTS", "FAILURES")
+	for _, server := range s.Directory.Servers {
+		state := "up"
+		if !server.Up {
+			state = spaced("down", server.LastError)
+		}
+		row(server.URL, state, server.Latency.Round(10*time.Microsecond), server.Requests, server.Failures)
+	}
+	flush(t)
+	c := s.Directory.Cache
+	fmt.Fprintf(w, "remembered: %s; from memory %d, asked %d, stale %d\n\n",
+		plural(c.Entries, "account"), c.Hits+c.NegativeHits, c.Misses, c.Stale)
+}
+
+// showSessions prints a list of sessions.
+func showSessions(w io.Writer, list *[]admin.Session) {
+	if len(*list) == 0 {
+		fmt.Fprintln(w, "no sessions")
+		return
+	}
+	t, row := columns(w, "ID", "SERVICE", "ACCOUNT", "CLIENT", "TLS", "HOST", "MEMBER", "SINCE", "UP", "DOWN")
+	for _, s := range *list {
+		row(s.ID, s.Service, dash(s.Account), s.Client, dash(s.TLS), dash(s.Host), dash(s.Member), clock(s.Began), size(s.Up), size(s.Down))
+	}
+	flush(t)
+	fmt.Fprintln(w, plural(len(*list), "session"))
+}
+
+func orNobody(member string) string {
+	if member == "" {
+		return "no member"
+	}
+	return member
+}
+
+func clock(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// spaced puts a reason behind a word.
+func spaced(word, why string) string {
+	if why == "" {
+		return word
+	}
+	return word + ": " + why
+}
+
+func indent(text string) string { return "  " + strings.ReplaceAll(text, "\n", "\n  ") }
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// size is a number of bytes for people.
+func size(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, prefix := float64(n)/unit, 0
+	for value >= unit && prefix < 4 {
+		value /= unit
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[prefix])
+}
+
+// flush ends a table. What was written to a terminal that is gone is lost, and nothing is to be done about it.
+func flush(t *tabwriter.Writer) { _ = t.Flush() }
