@@ -95,7 +95,7 @@ func (p *ldifParser) attribute(line string) error {
 		}
 		value = string(raw)
 	} else if strings.HasPrefix(rest, "<") {
-		return fmt.Errorf("value of %s by URL is not supported; put it in the file", name)
+		return fmt.Errorf("value of %s by URL is not supported: put it in the file", name)
 	}
 	switch lower := strings.ToLower(name); {
 	case p.entry == nil && lower == "version":
@@ -104,7 +104,7 @@ func (p *ldifParser) attribute(line string) error {
 		p.entry = &Entry{DN: value}
 		return nil
 	case p.entry == nil:
-		return fmt.Errorf("%s: outside of an entry, which begins with dn:", name)
+		return fmt.Errorf("%s: outside of an entry, whose first line is its dn", name)
 	case lower == "changetype" && value == "add":
 		return nil
 	case lower == "changetype":
