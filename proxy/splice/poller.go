@@ -10,10 +10,11 @@ import (
 
 // poller moves the bytes of its share of the pairs, one at a time.
 type poller struct {
-	pump *Pump
-	file *os.File // the epoll instance, which Go's own poller waits for
-	raw  syscall.RawConn
-	epfd int
+	pump  *Pump
+	begin sync.Once // of run
+	file  *os.File  // the epoll instance, which Go's own poller waits for
+	raw   syscall.RawConn
+	epfd  int
 
 	mu    sync.Mutex
 	table map[int]*Pair // by descriptor, two entries for each pair

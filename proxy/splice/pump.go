@@ -78,7 +78,8 @@ type Pump struct {
 	once    sync.Once
 }
 
-// New starts a Pump with one poller for each processor. Close it to give its descriptors back.
+// New starts a Pump with one poller for each processor, which waits for its first pair of sockets to run: connections in
+// memory, inside a test's bubble, never need it. Close it to give its descriptors back.
 func New(cfg Config) (*Pump, error) {
 	p := &Pump{began: time.Now(), done: make(chan struct{})}
 	p.cfg.Store(&cfg)
@@ -89,7 +90,6 @@ func New(cfg Config) (*Pump, error) {
 			return nil, fmt.Errorf("start the relay: %w", err)
 		}
 		p.pollers = append(p.pollers, b)
-		p.wg.Go(b.run)
 	}
 	p.wg.Go(p.sweep)
 	return p, nil
@@ -135,6 +135,7 @@ func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 	}
 	pair.up.ahead(client.Ahead)
 	pair.down.ahead(backend.Ahead)
+	b.begin.Do(func() { p.wg.Go(b.run) })
 	b.add(pair)
 	return pair
 }
