@@ -47,7 +47,8 @@
 //	reset client|backend    that end resets it
 //	shut client|backend     that end says no more (half-close)
 //	end client|backend      mailmux has to close that leg, having said nothing more
-//	refuse                  the next dial fails; so does each until the script's next line of the backend's leg
+//	refuse                  dials fail from now on
+//	accept                  and work again
 //	dial MEMBER             mailmux has to dial this member next
 //	wait 30m                time passes
 //	shutdown                mailmux begins to shut down

@@ -46,7 +46,7 @@ const (
 
 // directives are the words that a directive may begin with, and how many words may follow.
 var directives = map[string]struct{ least, most int }{
-	"TLS": {1, 2}, "close": {1, 1}, "reset": {1, 1}, "shut": {1, 1}, "end": {1, 1}, "refuse": {0, 0}, "dial": {1, 1},
+	"TLS": {1, 2}, "close": {1, 1}, "reset": {1, 1}, "shut": {1, 1}, "end": {1, 1}, "refuse": {0, 0}, "accept": {0, 0}, "dial": {1, 1},
 	"wait": {1, 1}, "shutdown": {0, 0}, "event": {1, 100},
 }
 
