@@ -203,7 +203,8 @@ func refusal(line []byte) error {
 	case "", "AUTH":
 		return proxy.ErrRejected
 	case "REFERRAL":
-		return fmt.Errorf("login: %w: it refers to another server: %.80q", proxy.ErrProtocol, line)
+		reply := &proxy.Reply{Text: refusals[proxy.CauseReply]}
+		return fmt.Errorf("%w, for it refers to another server: %.80q", reply, line)
 	}
 	return &proxy.Reply{Text: printable(line)}
 }

@@ -58,7 +58,7 @@ func TestRefusal(t *testing.T) {
 		"-ERR [IN-USE] locked":                       "-ERR [IN-USE] locked",
 		"-ERR [SYS/TEMP] \x07later":                  "-ERR [SYS/TEMP] ?later",
 		"-ERR [LOGIN-DELAY] wait":                    "-ERR [LOGIN-DELAY] wait",
-		"-ERR [REFERRAL/ann@10.0.0.2:110] go there.": "protocol",
+		"-ERR [REFERRAL/ann@10.0.0.2:110] go there.": "-ERR [SYS/TEMP] Account is temporarily unavailable",
 	} {
 		err := refusal([]byte(line))
 		var reply *proxy.Reply
@@ -68,8 +68,6 @@ func TestRefusal(t *testing.T) {
 			got = reply.Text
 		case errors.Is(err, proxy.ErrRejected):
 			got = "rejected"
-		case errors.Is(err, proxy.ErrProtocol):
-			got = "protocol"
 		}
 		if got != want {
 			t.Errorf("refusal(%q) = %s, want %s", line, got, want)

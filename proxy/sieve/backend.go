@@ -117,7 +117,9 @@ func (s *session) answered(r *response) error {
 		s.welcome = r.line()
 		return nil
 	case r.code == "REFERRAL":
-		return fmt.Errorf("login: %w: it refers to another server: %s", proxy.ErrProtocol, r.brief())
+		words := refusals[proxy.CauseReply]
+		reply := &proxy.Reply{Text: "NO " + words.code + quote(words.text)}
+		return fmt.Errorf("%w, for it refers to another server: %s", reply, r.brief())
 	case r.status == "BYE":
 		return fmt.Errorf("login: %w: %s", errBye, r.brief())
 	case r.code == "" || strings.HasPrefix(r.code, "AUTH"):

@@ -81,7 +81,7 @@ func TestAnswered(t *testing.T) {
 		"NO (QUOTA/MAXSIZE) \"x\"\r\n":           "reply NO (QUOTA/MAXSIZE) \"x\"",
 		"NO (ENCRYPT-NEEDED)\r\n":                "reply NO (ENCRYPT-NEEDED)",
 		"NO (TRANSITION-NEEDED) \"x\"\r\n":       "reply NO (TRANSITION-NEEDED) \"x\"",
-		"NO (REFERRAL \"sieve://10.0.0.2\")\r\n": "protocol",
+		"NO (REFERRAL \"sieve://10.0.0.2\")\r\n": `reply NO (TRYLATER) "Account is temporarily unavailable"`,
 		"BYE (TRYLATER) \"x\"\r\n":               "bye",
 	} {
 		_, c := newTape(line)
@@ -100,8 +100,6 @@ func TestAnswered(t *testing.T) {
 			got = "reply " + reply.Text
 		case errors.Is(err, proxy.ErrRejected):
 			got = "rejected"
-		case errors.Is(err, proxy.ErrProtocol):
-			got = "protocol"
 		case errors.Is(err, errBye):
 			got = "bye"
 		}
