@@ -33,9 +33,9 @@ type report struct {
 // parseReport reads an agent's line. maxconn is understood and left to the limits of the frontends.
 func parseReport(line string) (report, error) {
 	var r report
-	words := strings.FieldsFunc(line, func(c rune) bool { return c == ' ' || c == '\t' || c == ',' })
+	said, _, _ := strings.Cut(line, "#") // a description goes to the end of the line
+	words := strings.FieldsFunc(said, func(c rune) bool { return c == ' ' || c == '\t' || c == ',' })
 	for _, word := range words {
-		word, _, described := strings.Cut(word, "#")
 		switch lower := strings.ToLower(word); {
 		case lower == "ready" || lower == "drain" || lower == "maint":
 			r.admin = lower
@@ -52,11 +52,8 @@ func parseReport(line string) (report, error) {
 		default:
 			return report{}, fmt.Errorf("agent says %.60q: %q is no word of the agent-check protocol", line, word)
 		}
-		if described {
-			break // a description goes to the end of the line
-		}
 	}
-	if r == (report{}) && len(words) == 0 {
+	if len(words) == 0 {
 		return report{}, errors.New("agent says nothing")
 	}
 	return r, nil

@@ -33,6 +33,9 @@ type Probe struct {
 // String names the probe without its secrets.
 func (p Probe) String() string { return p.Service + " on " + p.Host + "/" + p.Member }
 
+// GoString hides the password from %#v.
+func (p Probe) GoString() string { return p.String() }
+
 // checked says whether a service is checked.
 func (t *Table) checked(i int) bool { return t.services&(1<<i) != 0 }
 
@@ -107,8 +110,8 @@ func (m *Member) due(i int) time.Time {
 }
 
 // check connects and speaks to a service, within the timeout.
-func (m *Member) check(ctx context.Context, i int, e *effective) error {
-	ctx, cancel := context.WithTimeout(ctx, e.Check.Timeout)
+func (m *Member) check(parent context.Context, i int, e *effective) error {
+	ctx, cancel := context.WithTimeout(parent, e.Check.Timeout)
 	defer cancel()
 	conn, err := m.table.reach(ctx, m, i)
 	if err != nil {
@@ -119,7 +122,7 @@ func (m *Member) check(ctx context.Context, i int, e *effective) error {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
-	ended := context.AfterFunc(ctx, func() { conn.Close() })
+	ended := context.AfterFunc(parent, func() { conn.Close() }) // the deadline ends it otherwise
 	defer ended()
 	p := Probe{Service: services[i].name, Host: m.host, Member: m.name, Mode: e.modes[i], User: e.Check.User, Password: e.password}
 	if p.Mode != Off {

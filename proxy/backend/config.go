@@ -156,8 +156,8 @@ type BreakerConfig struct {
 type CheckConfig struct {
 	// Mode is on (the default) or off: then only sessions show how a member is.
 	Mode string `yaml:"mode"`
-	// Interval is the time between two checks of one service of a member: 2s when absent. Behind a failure an eighth of
-	// it passes until fall or rise are reached.
+	// Interval is the time between two checks of one service of a member: 2s when absent. A service that is down is
+	// checked four times as often, and while checks are on their way to fall or rise, eight times.
 	Interval time.Duration `yaml:"interval"`
 	// Timeout bounds one check from the connect to the end of its dialogue: 2s when absent.
 	Timeout time.Duration `yaml:"timeout"`

@@ -24,8 +24,8 @@ type DialInfo struct {
 	ServerName string               // the TLS server name (SNI) that the client asked for, "" if none
 }
 
-// The connection to a member is found dead after keepIdle + 3 * keepInterval without an answer when it is idle, and after
-// userTimeout with bytes under way.
+// The connection to a member is found dead userTimeout after the last answer, whether bytes are under way or not: then
+// the probes that are sent when it is idle count, however many there were (tcp(7), TCP_USER_TIMEOUT).
 const (
 	keepIdle     = 60 * time.Second
 	keepInterval = 20 * time.Second
@@ -129,27 +129,51 @@ func (m *Member) connect(ctx context.Context, e *effective, port uint16) (*net.T
 	return nil, errors.Join(errs...)
 }
 
-// connectTo connects to one address. A literal address costs the system calls of the socket and its options, and no
-// goroutine.
+// connectTo connects to one address. It costs the system calls of the socket and its options, and no goroutine or timer
+// of its own.
 func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort) (*net.TCPConn, error) {
 	if self := m.table.options.Self; self != nil && self(to) {
 		return nil, fmt.Errorf("%w: %s", ErrLoop, to)
 	}
 	dialer := net.Dialer{
-		Timeout:         e.ConnectTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: 3},
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: -1},
 		ControlContext:  controlPlain,
 	}
-	from := e.source(to.Addr())
-	if from.IsValid() {
-		dialer.ControlContext = controlBound
+	deadline := time.Now().Add(e.ConnectTimeout)
+	if ctx.Done() == nil {
+		dialer.Deadline = deadline // the dialer does not look at the deadline of such a context
+	} else {
+		ctx = sooner(ctx, deadline)
 	}
-	conn, err := dialer.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), to)
+	if from := e.source(to.Addr()); from.IsValid() {
+		dialer.ControlContext = controlBound
+		return dialer.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), to)
+	}
+	// DialTCP would bind even where no source is given, and bind looks for a port that is free for all destinations: it
+	// was measured at half of a whole login. DialContext leaves the port to connect.
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		return nil, err
 	}
-	return conn, nil
+	return conn.(*net.TCPConn), nil
 }
+
+// sooner is ctx with a deadline that the dialer puts on the socket. A context.WithTimeout would cost a timer and its
+// cancellation, for each connect.
+func sooner(ctx context.Context, deadline time.Time) context.Context {
+	if own, ok := ctx.Deadline(); ok && own.Before(deadline) {
+		return ctx
+	}
+	return deadlineContext{ctx, deadline}
+}
+
+type deadlineContext struct {
+	context.Context
+	deadline time.Time
+}
+
+// Deadline is the deadline of the one connect.
+func (c deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
 
 // source is the local address to connect from, the next in turn; invalid where the system chooses.
 func (e *effective) source(to netip.Addr) netip.Addr {

@@ -64,10 +64,13 @@ func ours(err error) bool {
 	return false
 }
 
-// nearest finds the name that is most like the one asked for: at most a third of it differs. names is any sequence.
+// nearest finds the name that is most like the one asked for: at most a third of it differs.
 func nearest(name string, names func(yield func(string) bool)) string {
 	best, bound := "", len(name)/3+1
 	for other := range names {
+		if name != "" && (strings.HasPrefix(other, name+".") || strings.HasPrefix(name, other+".")) {
+			return other // the domain was left out or added
+		}
 		if d := len(other) - len(name); d > bound || -d > bound {
 			continue
 		}
@@ -80,9 +83,6 @@ func nearest(name string, names func(yield func(string) bool)) string {
 
 // distance is the number of letters to change, add or drop between two names; more than bound is bound+1.
 func distance(a, b string, bound int) int {
-	if strings.HasPrefix(b, a+".") || strings.HasPrefix(a, b+".") {
-		return 1 // the domain was left out or added
-	}
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

@@ -1,9 +1,11 @@
 package backend
 
 import (
+	"context"
 	"errors"
 	"math"
 	"math/rand/v2"
+	"net"
 	"time"
 )
 
@@ -109,13 +111,17 @@ func (h *health) decayed(now time.Time) float64 {
 }
 
 // Failed says that a session failed on the member before credentials were sent: TLS, the greeting, nonsense, silence. An
-// error of Dial is known already and not counted again.
+// error of Dial is known already and not counted again; one of a session that went away says nothing about the member.
 func (m *Member) Failed(service string, err error) {
-	var known *DialError
-	if errors.As(err, &known) {
-		return
+	if !excused(err) {
+		m.failed(service, err, false)
 	}
-	m.failed(service, err, false)
+}
+
+// excused says whether an error is not to be counted against the member, or was counted already.
+func excused(err error) bool {
+	var known *DialError
+	return errors.As(err, &known) || errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) || ours(err)
 }
 
 // LoginFailed says that the member did not answer the credentials of an account, or refused them for the time being.
@@ -124,6 +130,9 @@ func (m *Member) Failed(service string, err error) {
 func (m *Member) LoginFailed(service, key string, err error) {
 	i, ok := serviceIndex(service)
 	if !ok {
+		return
+	}
+	if excused(err) {
 		return
 	}
 	id := hashString(key) | 1
@@ -201,8 +210,11 @@ func (m *Member) checkDone(i int, err error, took time.Duration) {
 		m.missed(i, now, err, e)
 	}
 	pause := e.Check.Interval
-	if h.fails > 0 || h.passes > 0 {
-		pause /= 8 // the next checks decide: an outage is known, and its end, in less than an interval
+	switch {
+	case h.fails > 0 || h.passes > 0:
+		pause /= 8 // the next checks decide
+	case m.state.Load()&(1<<i) != 0:
+		pause /= 4 // the end of an outage is known sooner than its beginning
 	}
 	h.due = now.Add(jitter(pause))
 	event := m.turned(i, was)

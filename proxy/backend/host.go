@@ -23,6 +23,7 @@ type row struct {
 	seats   []seat
 	equal   bool // all weights that count are the same
 	sources []*source
+	retired bool
 }
 
 // seat is a member's place in a row, with what the hash needs beside it.
@@ -247,7 +248,10 @@ func (r *row) bySessions(host string, i int, tried *Tried, now time.Time, take b
 func (r *row) none(host string, i int, cause error) error {
 	const most = 4
 	var text strings.Builder
-	if len(r.seats) == 0 {
+	switch {
+	case r.retired:
+		text.WriteString("it is not in the host table any more")
+	case len(r.seats) == 0:
 		text.WriteString("its members are not known yet")
 		for _, s := range r.sources {
 			if why := s.failure(); why != "" {

@@ -163,12 +163,17 @@ func (m *Member) Available(service string) bool {
 	return ok && state&outBits == 0 && blocked(state)&(1<<i) == 0
 }
 
-// Up says whether the service is up and its breaker closed, whatever the operator wishes: whether an account that has
-// sessions on a withdrawn member can still join them there.
-func (m *Member) Up(service string) bool {
+// Joinable says whether an account that has sessions on the member may open another one there: the service is up, and the
+// operator does not want the accounts to leave. A withdrawn member keeps its accounts that long, because two members at
+// once are worse.
+func (m *Member) Joinable(service string) bool {
 	i, ok := serviceIndex(service)
 	state := m.state.Load()
-	return ok && state&goneBit == 0 && blocked(state)&(1<<i) == 0
+	if !ok || state&goneBit != 0 || blocked(state)&(1<<i) != 0 {
+		return false
+	}
+	_, evacuate := m.Withdrawn()
+	return !evacuate
 }
 
 // Withdrawn is what the operator wishes: no new accounts, and with evacuate that those here leave.

@@ -306,7 +306,7 @@ func (t *Table) retire(h *Host) (left []*Member) {
 		s.member.leave()
 		left = append(left, s.member)
 	}
-	h.row.Store(&row{config: r.config, hash: r.hash})
+	h.row.Store(&row{config: r.config, hash: r.hash, retired: true})
 	return left
 }
 
