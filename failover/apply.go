@@ -1,0 +1,293 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mailmux/directory"
+)
+
+// Result is what became of a change.
+type Result uint8
+
+// The results.
+const (
+	Changed  Result = iota // as planned
+	Already                // the entry was found as the change would have left it
+	Conflict               // changed by somebody else, or gone: left alone
+	Failed                 // the directory refuses this change
+)
+
+// Outcome is what became of one change, and why.
+type Outcome struct {
+	Result Result
+	Err    error // of Conflict and Failed
+}
+
+// Writer makes changes. Write may be called from several goroutines, with different entries.
+type Writer interface {
+	// Write makes the changes of a batch, and gives an outcome for each. Its error ends the run: the directory is away,
+	// the journal cannot be written, or ctx ended. The outcomes say then, as far as known, what was done.
+	Write(ctx context.Context, batch []directory.Change) ([]Outcome, error)
+}
+
+// Dry is the Writer that changes nothing.
+type Dry struct {
+	Print func(directory.Change) // may be nil
+}
+
+// Write tells Print, and claims that all went well.
+func (d *Dry) Write(_ context.Context, batch []directory.Change) ([]Outcome, error) {
+	if d.Print != nil {
+		for _, c := range batch {
+			d.Print(c)
+		}
+	}
+	return make([]Outcome, len(batch)), nil
+}
+
+// Transactions says when to use them.
+type Transactions uint8
+
+// The modes of an Applier.
+const (
+	Auto   Transactions = iota // where the server has them, until one aborts
+	Always                     // where the server has them, also after one aborted
+	Never
+)
+
+// Applier is the Writer that changes the directory, and writes a journal.
+type Applier struct {
+	Link         *Link
+	Journal      *Journal // nil for none
+	Transactions Transactions
+	Connections  int // for single changes
+	Say          func(format string, args ...any)
+
+	single atomic.Bool // transactions are over for this run
+}
+
+// Mode says how the next batch will be written.
+func (a *Applier) Mode() string {
+	if a.single.Load() || a.Transactions == Never {
+		return "single changes"
+	}
+	return "transactions"
+}
+
+// Write journals the batch, applies it, and strikes out of the journal what was not done.
+func (a *Applier) Write(ctx context.Context, batch []directory.Change) ([]Outcome, error) {
+	if a.Journal == nil {
+		return a.apply(ctx, batch)
+	}
+	first, err := a.Journal.Intend(batch)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	outcomes, err := a.apply(ctx, batch)
+	for i, o := range outcomes {
+		if o.Result != Changed && o.Result != unknown {
+			if err := a.Journal.Void(first+int64(i), o); err != nil {
+				return outcomes, fmt.Errorf("journal: %w", err)
+			}
+		}
+	}
+	return outcomes, err
+}
+
+// unknown is the result of a change that may have been made: the run ended before that could be found out. It stays in
+// the journal.
+const unknown Result = 255
+
+func (a *Applier) apply(ctx context.Context, batch []directory.Change) ([]Outcome, error) {
+	w := &work{batch: batch, outcomes: make([]Outcome, len(batch)), sent: make([]bool, len(batch))}
+	for i := range w.outcomes {
+		w.outcomes[i].Result = unknown
+		w.pending = append(w.pending, i)
+	}
+	deadline := time.Now().Add(a.Link.Wait)
+	pause := 20 * time.Millisecond
+	for len(w.pending) > 0 {
+		before := len(w.pending)
+		editor, err := a.Link.Editor(ctx)
+		if err != nil {
+			return w.outcomes, err
+		}
+		err = a.attempt(ctx, editor, w)
+		if ctx.Err() != nil {
+			return w.outcomes, ctx.Err()
+		}
+		if len(w.pending) < before {
+			deadline, pause = time.Now().Add(a.Link.Wait), 20*time.Millisecond
+			continue
+		}
+		if time.Now().After(deadline) {
+			return w.outcomes, fmt.Errorf("%w: %w", ErrAway, err)
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return w.outcomes, err
+		}
+		pause = min(2*pause, time.Second)
+	}
+	return w.outcomes, nil
+}
+
+// work is a batch on its way.
+type work struct {
+	batch    []directory.Change
+	outcomes []Outcome
+	pending  []int  // what has no outcome yet
+	sent     []bool // what may have been done by us without our knowing
+}
+
+func (w *work) settle(i int, result Result, err error) { w.outcomes[i] = Outcome{result, err} }
+
+// attempt tries all that is pending once. Its error is why something still is.
+func (a *Applier) attempt(ctx context.Context, editor directory.Editor, w *work) error {
+	whole := len(w.pending) == len(w.batch)
+	if whole && a.Transactions != Never && !a.single.Load() && editor.Capabilities().Transactions {
+		done, err := a.transact(ctx, editor, w)
+		if done || err != nil {
+			return err
+		}
+	}
+	return a.modify(ctx, editor, w)
+}
+
+// transact tries the whole batch in a transaction. It is not done when the batch has to be made one by one.
+func (a *Applier) transact(ctx context.Context, editor directory.Editor, w *work) (done bool, err error) {
+	err = editor.Transact(ctx, w.batch)
+	switch {
+	case err == nil:
+		for i := range w.batch {
+			w.settle(i, Changed, nil)
+		}
+		w.pending = nil
+		return true, nil
+	case ctx.Err() != nil:
+		a.mark(w)
+		return true, err
+	case errors.Is(err, directory.ErrReadOnly):
+		a.readOnly(editor, err)
+		return true, err
+	case errors.Is(err, directory.ErrBusy):
+		a.Link.Lost(editor)
+		return true, err
+	case errors.Is(err, directory.ErrLost):
+		a.mark(w)
+		a.Link.Lost(editor)
+		a.stopTransactions("the directory was lost while it committed a transaction")
+		return true, err
+	}
+	a.stopTransactions(fmt.Sprintf("a transaction aborted (%v)", err))
+	return false, nil
+}
+
+// mark keeps in mind that the pending changes may have been done.
+func (a *Applier) mark(w *work) {
+	for _, i := range w.pending {
+		w.sent[i] = true
+	}
+}
+
+func (a *Applier) stopTransactions(why string) {
+	if a.Transactions == Auto && a.single.CompareAndSwap(false, true) {
+		a.Say("%s: going on with single changes, because aborts can crash slapd 2.5", why)
+	}
+}
+
+func (a *Applier) readOnly(editor directory.Editor, err error) {
+	a.Say("%s takes no changes (%v): trying another server", editor.Server(), err)
+	a.Link.ReadOnly(editor)
+}
+
+// modify makes the pending changes one by one, with many in flight on each of several connections.
+func (a *Applier) modify(ctx context.Context, editor directory.Editor, w *work) error {
+	errs := make([]error, len(w.batch))
+	chunk := (len(w.pending) + max(a.Connections, 1) - 1) / max(a.Connections, 1)
+	var wg sync.WaitGroup
+	for from := 0; from < len(w.pending); from += chunk {
+		part := w.pending[from:min(from+chunk, len(w.pending))]
+		wg.Go(func() {
+			changes := make([]directory.Change, len(part))
+			for k, i := range part {
+				changes[k] = w.batch[i]
+			}
+			for k, err := range editor.Modify(ctx, changes) {
+				errs[part[k]] = err
+			}
+		})
+	}
+	wg.Wait()
+	return a.judge(ctx, editor, w, errs)
+}
+
+// judge turns the errors of single changes into outcomes; what has to be tried again stays pending.
+func (a *Applier) judge(ctx context.Context, editor directory.Editor, w *work, errs []error) error {
+	var again []int
+	var cause error
+	readOnly := 0
+	for _, i := range w.pending {
+		err := errs[i]
+		switch {
+		case err == nil:
+			w.settle(i, Changed, nil)
+		case errors.Is(err, directory.ErrLost):
+			w.sent[i] = true
+			again, cause = append(again, i), err
+		case errors.Is(err, directory.ErrBusy):
+			again, cause = append(again, i), err
+		case errors.Is(err, directory.ErrConflict), errors.Is(err, directory.ErrGone):
+			if lost := a.verify(ctx, editor, w, i, err); lost != nil {
+				again, cause = append(again, i), lost
+			}
+		default:
+			if errors.Is(err, directory.ErrReadOnly) {
+				readOnly++
+			}
+			w.settle(i, Failed, err)
+		}
+	}
+	// One entry may be protected; when all are, the server is a replica.
+	if readOnly > 0 && readOnly == len(w.pending) && len(again) == 0 {
+		again = append(again, w.pending...)
+		cause = w.outcomes[again[0]].Err
+		for _, i := range again {
+			w.settle(i, unknown, nil)
+		}
+		a.readOnly(editor, cause)
+	}
+	w.pending = again
+	if errors.Is(cause, directory.ErrLost) {
+		a.Link.Lost(editor)
+	}
+	return cause
+}
+
+// verify reads an entry that a change did not fit, to tell our own work, of which the answer was lost, from somebody
+// else's.
+func (a *Applier) verify(ctx context.Context, editor directory.Editor, w *work, i int, why error) error {
+	c := w.batch[i]
+	now, err := editor.Get(ctx, c.DN)
+	switch {
+	case errors.Is(err, directory.ErrGone):
+		w.settle(i, Conflict, directory.ErrGone)
+	case err != nil:
+		return fmt.Errorf("%w: %w", directory.ErrLost, err)
+	case strings.EqualFold(now.Host, c.To) && strings.EqualFold(now.OldHost, c.OldTo) && !now.Several:
+		w.settle(i, Already, nil)
+		if w.sent[i] {
+			w.settle(i, Changed, nil)
+		}
+	case errors.Is(why, directory.ErrConflict):
+		w.settle(i, Conflict, fmt.Errorf("%w: home host is %s now, original %s", directory.ErrConflict, orNone(now.Host), orNone(now.OldHost)))
+	default:
+		w.settle(i, Failed, why)
+	}
+	return nil
+}
