@@ -62,7 +62,7 @@ type loader struct {
 func parse(path string, data []byte) (*Config, error) {
 	l := &loader{path: path, cfg: &Config{Path: path}, root: new(yaml.Node)}
 	if l.tree(data) {
-		l.decode(data)
+		l.decode()
 		l.cfg.complete()
 		l.absolute()
 		l.sections()
@@ -135,29 +135,24 @@ func (l *loader) yamlText(text string) {
 }
 
 // decode compares the tree with the types, and fills the configuration as far as it goes.
-func (l *loader) decode(data []byte) {
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	decoder.KnownFields(true)
-	err := decoder.Decode(l.cfg)
-	l.cfg.Path = l.path
-	var kinds *yaml.TypeError
-	if err != nil && !errors.As(err, &kinds) {
-		l.syntax(err) // too many aliases, or an anchor within itself: the tree is not to be walked
+func (l *loader) decode() {
+	c := &checker{fault: l.fault, warn: l.warn}
+	fits := c.value("", l.root, reflect.TypeFor[Config]())
+	l.covered = c.covered
+	if !fits {
 		return
 	}
-	c := &checker{fault: l.fault, warn: l.warn}
-	c.value("", l.root, reflect.TypeFor[Config]())
-	l.covered = c.covered
-	if err != nil && len(l.faults) == 0 {
-		l.syntax(err)
+	if err := l.root.Decode(l.cfg); err != nil {
+		l.syntax(err) // too many aliases
 	}
+	l.cfg.Path = l.path
 }
 
 // sections asks the sections for their faults, and finds the lines.
 func (l *loader) sections() {
 	for _, err := range flatten(l.cfg.Validate()) {
 		key, text := split(err.Error())
-		if slices.ContainsFunc(l.covered, func(path string) bool { return below(key, path) }) {
+		if slices.ContainsFunc(l.covered, func(path string) bool { return below(key, path) || below(path, key) }) {
 			continue // its cause has been told
 		}
 		l.fault(locate(l.root, key), key, text)

@@ -32,18 +32,21 @@ func (l *loader) files() {
 // the mail of a whole site is not to stop for a mode that somebody changed.
 func (l *loader) file(key, path string, secret bool) {
 	line := locate(l.root, key)
-	f, err := os.Open(path)
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		l.fault(line, key, path+" is not a regular file") // and opening a pipe could last for ever
+		return
+	}
+	var f *os.File
+	if err == nil {
+		f, err = os.Open(path)
+	}
 	if err != nil {
 		l.fault(line, key, readable(path, err))
 		return
 	}
 	defer f.Close()
-	info, err := f.Stat()
 	switch {
-	case err != nil:
-		l.fault(line, key, readable(path, err))
-	case !info.Mode().IsRegular():
-		l.fault(line, key, path+" is not a regular file")
 	case info.Size() == 0:
 		l.fault(line, key, path+" is empty")
 	case secret && info.Mode().Perm()&0o004 != 0:

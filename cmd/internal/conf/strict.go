@@ -11,8 +11,9 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// checker compares a tree with the type that it is to be decoded into. The YAML package would find most of it, too; it
-// knows no key paths, and stops short of saying what to do.
+// checker compares a tree with the type that it is to be decoded into, reports what does not fit and takes it out of the
+// tree. The YAML package would find most of it, too; but it knows no key paths, does not say what to do, and leaves out
+// the whole of a mapping for one fault in it, so that the sections would miss what is there.
 type checker struct {
 	fault   func(line int, key, text string)
 	warn    func(line int, key, text string)
@@ -47,97 +48,98 @@ var (
 	durationType = reflect.TypeFor[time.Duration]()
 )
 
-// value checks one value.
-func (c *checker) value(path string, node *yaml.Node, t reflect.Type) {
+// value checks one value and says whether it can be decoded.
+func (c *checker) value(path string, node *yaml.Node, t reflect.Type) bool {
 	line := node.Line
 	if node = content(node); node == nil || isNull(node) {
-		return // absent: the default holds
-	}
-	if t.Kind() == reflect.Pointer {
-		c.pointed(path, node, t.Elem())
-		return
+		return true // absent: the default holds
 	}
 	short := reflect.PointerTo(t).Implements(shortType)
 	switch {
 	case reflect.PointerTo(t).Implements(textType), short && node.Kind == yaml.ScalarNode:
-		c.scalar(path, line, node, t)
+		return c.scalar(path, line, node, t)
 	case t.Kind() == reflect.Struct:
-		c.mapping(path, line, node, t)
+		return c.mapping(path, line, node, t)
 	case t.Kind() == reflect.Map:
-		c.table(path, line, node, t)
+		return c.table(path, line, node, t)
 	case t.Kind() == reflect.Slice:
-		c.list(path, line, node, t)
-	default:
-		c.scalar(path, line, node, t)
+		return c.list(path, line, node, t)
 	}
+	return c.scalar(path, line, node, t)
 }
 
-// pointed is a value for which zero and absent differ.
-func (c *checker) pointed(path string, node *yaml.Node, t reflect.Type) {
-	if into := reflect.New(t); node.Kind != yaml.ScalarNode || node.Decode(into.Interface()) != nil {
-		c.wrong(path, node.Line, wanted(t), node)
+func (c *checker) scalar(path string, line int, node *yaml.Node, t reflect.Type) bool {
+	pointed := t.Kind() == reflect.Pointer // zero and absent differ
+	if pointed {
+		t = t.Elem()
 	}
-}
-
-func (c *checker) scalar(path string, line int, node *yaml.Node, t reflect.Type) {
 	into := reflect.New(t)
-	if node.Kind != yaml.ScalarNode {
-		c.wrong(path, line, wanted(t), node)
-		return
-	}
-	if err := node.Decode(into.Interface()); err != nil {
-		c.wrong(path, line, wanted(t), node)
-		return
+	if node.Kind != yaml.ScalarNode || node.Decode(into.Interface()) != nil {
+		return c.wrong(path, line, wanted(t), node)
 	}
 	// Absent means the default, and so would a zero: whoever writes one means something else, such as "unlimited".
 	number := t.Kind() == reflect.Int || t.Kind() == reflect.Int64
-	if number && into.Elem().IsZero() && !strings.HasSuffix(path, ".priority") {
+	if number && !pointed && into.Elem().IsZero() && !strings.HasSuffix(path, ".priority") {
 		c.fault(line, path, "0 is no value here, and nothing is unlimited; leave the key out for the default")
 		c.covered = append(c.covered, path)
 	}
+	return true
 }
 
-func (c *checker) mapping(path string, line int, node *yaml.Node, t reflect.Type) {
+func (c *checker) mapping(path string, line int, node *yaml.Node, t reflect.Type) bool {
 	if node.Kind != yaml.MappingNode {
-		c.wrong(path, line, "must be keys and values", node)
-		return
+		return c.wrong(path, line, "must be keys and values", node)
 	}
 	known := fields(t)
-	c.twice(path, node)
-	for k, v := range pairs(node) {
+	c.prune(path, node, func(k, v *yaml.Node) bool {
+		if isMerge(k) {
+			return c.merge(path, k, v, t)
+		}
 		at := join(path, k.Value)
 		i := slices.IndexFunc(known, func(f field) bool { return f.key == k.Value })
 		if i < 0 {
-			c.unknown(path, k, known)
-			continue
+			return c.unknown(path, k, known)
 		}
 		if isNull(content(v)) && isLeaf(known[i].typ) {
 			c.warn(k.Line, at, "has no value and counts as absent; write one, or remove the key")
 		}
-		c.value(at, v, known[i].typ)
-	}
+		return c.value(at, v, known[i].typ)
+	})
+	return true
 }
 
 // table is a map whose keys the operator chooses.
-func (c *checker) table(path string, line int, node *yaml.Node, t reflect.Type) {
+func (c *checker) table(path string, line int, node *yaml.Node, t reflect.Type) bool {
 	if node.Kind != yaml.MappingNode {
-		c.wrong(path, line, "must be keys and values", node)
-		return
+		return c.wrong(path, line, "must be keys and values", node)
 	}
-	c.twice(path, node)
-	for k, v := range pairs(node) {
-		if k.Kind != yaml.ScalarNode || k.Decode(reflect.New(t.Key()).Interface()) != nil {
-			c.wrong(path, k.Line, "a key here "+wanted(t.Key()), k)
-			continue
+	c.prune(path, node, func(k, v *yaml.Node) bool {
+		if isMerge(k) {
+			return c.merge(path, k, v, t)
 		}
-		c.value(join(path, k.Value), v, t.Elem())
-	}
+		if k.Kind != yaml.ScalarNode || k.Decode(reflect.New(t.Key()).Interface()) != nil {
+			return c.wrong(path, k.Line, "a key here "+wanted(t.Key()), k)
+		}
+		return c.value(join(path, k.Value), v, t.Elem())
+	})
+	return true
 }
 
-func (c *checker) list(path string, line int, node *yaml.Node, t reflect.Type) {
+// merge checks what "<<" brings in.
+func (c *checker) merge(path string, key, value *yaml.Node, t reflect.Type) bool {
+	from := mergedInto(value)
+	for _, m := range from {
+		c.value(path, m, t)
+	}
+	if len(from) == 0 {
+		c.fault(key.Line, path, "<< takes the alias of keys and values, or a list of such aliases")
+	}
+	return len(from) > 0
+}
+
+func (c *checker) list(path string, line int, node *yaml.Node, t reflect.Type) bool {
 	if node.Kind != yaml.SequenceNode {
-		c.wrong(path, line, "must be a list, in [ ] or one line with a dash each", node)
-		return
+		return c.wrong(path, line, "must be a list, in [ ] or one line with a dash each", node)
 	}
 	for i, item := range node.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
@@ -146,24 +148,37 @@ func (c *checker) list(path string, line int, node *yaml.Node, t reflect.Type) {
 			c.covered = append(c.covered, at)
 			continue
 		}
-		c.value(at, item, t.Elem())
+		if !c.value(at, item, t.Elem()) {
+			// Its place stays, so that the others keep their numbers.
+			node.Content[i] = &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Line: item.Line}
+		}
 	}
+	return true
 }
 
-// twice finds keys that a mapping has more than once.
-func (c *checker) twice(path string, node *yaml.Node) {
+// prune takes the pairs out of a mapping that keep does not want, and those whose key is there before.
+func (c *checker) prune(path string, node *yaml.Node, keep func(k, v *yaml.Node) bool) {
 	first := make(map[string]int, len(node.Content)/2)
-	for i := 0; i+1 < len(node.Content); i += 2 {
-		k := node.Content[i]
+	pairs := node.Content
+	node.Content = nil // an anchor within itself finds nothing more
+	var kept []*yaml.Node
+	for i := 0; i+1 < len(pairs); i += 2 {
+		k, v := pairs[i], pairs[i+1]
 		if line, ok := first[k.Value]; ok {
-			c.fault(k.Line, join(path, k.Value), fmt.Sprintf("given twice, first in line %d; remove one", line))
+			at := join(path, k.Value)
+			c.fault(k.Line, at, fmt.Sprintf("given twice, first in line %d; remove one", line))
+			c.covered = append(c.covered, at)
 			continue
 		}
 		first[k.Value] = k.Line
+		if keep(k, v) {
+			kept = append(kept, k, v)
+		}
 	}
+	node.Content = kept
 }
 
-func (c *checker) unknown(path string, key *yaml.Node, known []field) {
+func (c *checker) unknown(path string, key *yaml.Node, known []field) bool {
 	at := join(path, key.Value)
 	c.covered = append(c.covered, at)
 	names := make([]string, len(known))
@@ -173,20 +188,22 @@ func (c *checker) unknown(path string, key *yaml.Node, known []field) {
 	if near := nearest(key.Value, names); near != "" {
 		c.covered = append(c.covered, join(path, near))
 		c.fault(key.Line, at, fmt.Sprintf("unknown key; did you mean %s?", near))
-		return
+		return false
 	}
 	slices.Sort(names)
 	c.fault(key.Line, at, "unknown key; known here: "+strings.Join(names, ", "))
+	return false
 }
 
-// wrong reports a value of the wrong kind.
-func (c *checker) wrong(path string, line int, want string, node *yaml.Node) {
+// wrong reports a value of the wrong kind; it says false, since that cannot be decoded.
+func (c *checker) wrong(path string, line int, want string, node *yaml.Node) bool {
 	c.covered = append(c.covered, path)
 	got := map[yaml.Kind]string{yaml.MappingNode: "keys and values", yaml.SequenceNode: "a list"}[node.Kind]
 	if node.Kind == yaml.ScalarNode {
 		got = fmt.Sprintf("%q", shorten(node.Value))
 	}
 	c.fault(line, path, want+", got "+got)
+	return false
 }
 
 // wanted says what a value of a type looks like.
