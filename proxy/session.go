@@ -73,7 +73,7 @@ func (s *Session) Secure() bool { return s.tls != nil || s.proxyTLS }
 
 // CanStartTLS says whether STARTTLS is to be offered now.
 func (s *Session) CanStartTLS() bool {
-	return s.tls == nil && !s.proxyTLS && s.listener.TLS != TLSImplicit && s.state.tls != nil
+	return s.tls == nil && !s.proxyTLS && s.listener.TLS != TLSImplicit && s.listener.TLS != TLSOff && s.state.tls != nil
 }
 
 // PlainLogin says whether a login may come in now: on an encrypted leg, or where the listener allows it in the clear.

@@ -144,7 +144,7 @@ func (s *stream) read(p []byte) (int, error) {
 			s.readN += n
 			s.changed.Broadcast()
 			return n, nil
-		case s.readErr != nil && !stalled:
+		case s.readErr != nil && (!stalled || s.readErr == syscall.ECONNRESET):
 			return 0, s.readErr
 		}
 		s.changed.Wait()

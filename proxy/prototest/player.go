@@ -57,10 +57,7 @@ func (s *Script) setting(key string) string {
 func Play(t *testing.T, handler proxy.Handler, service string, files *Files, script *Script, chunk int) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := NewWorld(t, handler, service, files, script.Settings...)
-		w.chunk = chunk
-		p := &player{w: w, files: files, script: script, bound: variables{}}
-		p.client = newSpeaker(w.Connect())
+		p := newPlayer(t, handler, service, files, script, func(w *World) { w.clientFault.Chunk, w.backendFault.Chunk = chunk, chunk })
 		err := p.play()
 		if err == nil {
 			err = p.silence()
@@ -85,8 +82,17 @@ type player struct {
 	client     *speaker
 	backend    *speaker // nil before a dial and after an end
 	transcript strings.Builder
+	heard      []string      // by the client, line by line
 	drained    chan struct{} // closed when shutting down is done; nil if it was not begun
 	drainEnd   context.CancelFunc
+}
+
+// newPlayer builds the script's world, lets the caller change it, and connects.
+func newPlayer(t *testing.T, handler proxy.Handler, service string, files *Files, script *Script, change func(*World)) *player {
+	t.Helper()
+	w := NewWorld(t, handler, service, files, script.Settings...)
+	change(w)
+	return &player{w: w, files: files, script: script, bound: variables{}, client: newSpeaker(w.Connect())}
 }
 
 // speaker is one end in the player's hands.
@@ -200,8 +206,18 @@ func (p *player) hear(sp *speaker, st *Step) error {
 	return nil
 }
 
+// shown is how much of what was said at once the transcript shows, in bytes.
+const shown = 300
+
+// note keeps what was said.
 func (p *player) note(end byte, text string) {
+	if end == 'S' {
+		p.heard = append(p.heard, strings.SplitAfter(text, "\n")...)
+	}
 	if text != "" {
+		if len(text) > shown {
+			text = text[:shown] + " [...]"
+		}
 		fmt.Fprintf(&p.transcript, "  %c: %q\n", end, text)
 	}
 }

@@ -38,8 +38,9 @@ type World struct {
 	service  string
 	listener proxy.Listener
 	dir      *fakeDirectory
-	chunk    int
 	events   events
+
+	clientFault, backendFault Fault // of what mailmux reads
 
 	mu      sync.Mutex
 	refuses bool
@@ -191,7 +192,7 @@ func learn(t testing.TB, hosts *backend.Table, service string, lists [][]string)
 // Connect makes a client's connection and its session, which runs in a goroutine of its own.
 func (w *World) Connect() *Conn {
 	c, s := Pipe(tcpAddr(client), tcpAddr(frontend+":1"))
-	s.FaultIn(Fault{Chunk: w.chunk})
+	s.FaultIn(w.clientFault)
 	go w.Server.ServeConn(s, w.listener)
 	return c
 }
@@ -219,7 +220,7 @@ func (w *World) dial(ctx context.Context, m *backend.Member, service string, inf
 		return nil, fmt.Errorf("connect to %s: %w", m, syscall.ECONNREFUSED)
 	}
 	c, s := Pipe(tcpAddr(frontend+":40000"), tcpAddr(m.Address(service)))
-	c.FaultIn(Fault{Chunk: w.chunk})
+	c.FaultIn(w.backendFault)
 	select {
 	case w.Dials <- Dial{s, m.Name(), info}:
 		return c, nil
