@@ -103,7 +103,7 @@ func play(ctx context.Context, s *screen, stay bool) (err error) {
 			return w.explain(errors.Join(err, context.Cause(bounded)))
 		}
 	}
-	s.headline("Done in %.1f seconds", time.Since(begin).Seconds())
+	s.title("Done in %.1f seconds", time.Since(begin).Seconds())
 	if !stay {
 		return nil
 	}

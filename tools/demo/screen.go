@@ -44,7 +44,12 @@ func (s *screen) paint(color, text string) string {
 // headline begins a step with one line that says what happens.
 func (s *screen) headline(format string, args ...any) {
 	s.step++
-	fmt.Fprintf(s.out, "\n%s\n", s.paint(bold, s.cut(fmt.Sprintf("%2d. ", s.step)+fmt.Sprintf(format, args...))))
+	s.title(fmt.Sprintf("%2d. ", s.step)+format, args...)
+}
+
+// title is a headline without a number.
+func (s *screen) title(format string, args ...any) {
+	fmt.Fprintf(s.out, "\n%s\n", s.paint(bold, s.cut(fmt.Sprintf(format, args...))))
 }
 
 // note prints an explanation, wrapped to the width.
@@ -71,12 +76,9 @@ func (s *screen) server(line string) {
 
 // command prints a command line as a person would type it.
 func (s *screen) command(line string) {
-	for i, part := range wrap(line, s.width-8) {
-		prompt := "$ "
-		if i > 0 {
-			prompt = "    "
-		}
-		fmt.Fprintf(s.out, "    %s\n", s.paint(bold, prompt+part))
+	text := "$ " + strings.Join(wrap(line, s.width-10), " \\\n    ")
+	for part := range strings.Lines(text) {
+		fmt.Fprintf(s.out, "    %s\n", s.paint(bold, strings.TrimRight(part, "\n")))
 	}
 }
 

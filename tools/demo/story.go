@@ -308,14 +308,13 @@ func (w *world) invite(ctx context.Context) error {
 	w.east.backend.Attach(w.westDisk)
 	w.west.backend.Attach(w.eastDisk)
 	s := w.screen
-	s.headline("Try it: everything stays up until Ctrl-C")
+	s.title("Try it: everything stays up until Ctrl-C")
 	s.note("Accounts: ann, bob, carl, dora, emil @example.com; password %s. Both servers see both disks now, so that you can move accounts.", password)
-	ca := filepath.Join(w.dir, "ca.pem")
 	for _, line := range []string{
 		"cd " + w.dir,
-		fmt.Sprintf("curl --cacert %s -u ann:%s imaps://localhost:%d/INBOX?ALL", ca, password, w.fronts["imaps"]),
-		fmt.Sprintf("curl --cacert %s -u bob:%s pop3s://localhost:%d/1", ca, password, w.fronts["pop3s"]),
-		fmt.Sprintf("openssl s_client -crlf -quiet -connect localhost:%d", w.fronts["imaps"]),
+		fmt.Sprintf("curl --cacert ca.pem -u ann:%s 'imaps://localhost:%d/INBOX;MAILINDEX=1'", password, w.fronts["imaps"]),
+		fmt.Sprintf("curl --cacert ca.pem -u bob:%s pop3s://localhost:%d/1", password, w.fronts["pop3s"]),
+		fmt.Sprintf("openssl s_client -crlf -quiet -CAfile ca.pem -connect localhost:%d", w.fronts["imaps"]),
 		"./mailmux status -config " + configFile,
 		"./mailmux lookup -config " + configFile + " bob",
 		fmt.Sprintf("./hostfailover move -config %s -from %s -to %s -apply -yes", configFile, westName, eastName),
@@ -325,7 +324,7 @@ func (w *world) invite(ctx context.Context) error {
 	}
 	s.note("A mail program: server localhost; IMAP port %d or POP3 port %d, SSL/TLS; outgoing port %d, SSL/TLS; ManageSieve port %d. "+
 		"It will ask about the certificate of the demo's own authority, %s.",
-		w.fronts["imaps"], w.fronts["pop3s"], w.fronts["submissions"], w.fronts["sieve"], ca)
+		w.fronts["imaps"], w.fronts["pop3s"], w.fronts["submissions"], w.fronts["sieve"], filepath.Join(w.dir, "ca.pem"))
 	s.note("The log of mailmux: %s", filepath.Join(w.dir, logFile))
 	select {
 	case <-ctx.Done():

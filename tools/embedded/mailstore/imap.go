@@ -41,7 +41,12 @@ func (l *imapListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newIMAPConn(l.backend, nc), nil
+	c := newIMAPConn(l.backend, nc)
+	if !l.backend.register(c) { // the library would miss a connection that comes while it is closed
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	return c, nil
 }
 
 // imapSession is a session of the library that knows our accounts.

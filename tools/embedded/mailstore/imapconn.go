@@ -222,6 +222,7 @@ func (c *imapConn) current() net.Conn {
 
 // Close implements net.Conn.
 func (c *imapConn) Close() error {
+	c.backend.forget(c)
 	closeHard(c.current())
 	return nil
 }
