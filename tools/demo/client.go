@@ -148,3 +148,19 @@ func (c *client) complete(e exchange, line string) bool {
 	}
 	return true
 }
+
+// nameIs asks an IMAP server for its name, which has to be the one wanted.
+func (c *client) nameIs(tag, host string) error {
+	if err := c.say(tag + " ID NIL"); err != nil {
+		return err
+	}
+	line, err := c.hear()
+	if err != nil {
+		return fmt.Errorf("imap: ask for the server's name: %w", err)
+	}
+	if !strings.Contains(line, host) {
+		return fmt.Errorf("imap: the session is not with %s but with a server that says %q", host, line)
+	}
+	_, err = c.exchange(exchange{want: tag + " OK"})
+	return err
+}
