@@ -236,8 +236,8 @@ func (p *Pair) finish(b *poller, f *flow, dst *end) {
 	}
 	f.shut = true
 	p.last = b.now // a half-closed pair has its own time limit, from here on
-	if dst.gone {
-		return
+	if dst.gone || p.up.shut && p.down.shut {
+		return // the close that follows says it
 	}
 	dst.sayGoodbye()
 	unix.Shutdown(dst.fd, unix.SHUT_WR)

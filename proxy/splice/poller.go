@@ -51,23 +51,23 @@ func newPoller(p *Pump) (*poller, error) {
 }
 
 // run is the poller's goroutine. It ends when the epoll instance is closed.
+//
+// All its work is done inside one call of Read, whose function is called when there are events and says each time that
+// it wants more. An event that comes while it works is remembered by Go's poller, so that nothing is asked for twice.
 func (b *poller) run() {
 	events := make([]unix.EpollEvent, 256)
-	for {
-		n := 0
-		err := b.raw.Read(func(fd uintptr) bool {
-			n = wait(int(fd), events)
-			return n > 0 || len(b.later) > 0
-		})
-		if err != nil {
-			break
+	b.raw.Read(func(fd uintptr) bool {
+		for more := true; more; {
+			n := wait(int(fd), events)
+			b.now = b.pump.now()
+			for i := range events[:n] {
+				b.handle(&events[i])
+			}
+			b.takeTurns()
+			more = n == len(events) || len(b.later) > 0
 		}
-		b.now = b.pump.now()
-		for i := range events[:n] {
-			b.handle(&events[i])
-		}
-		b.takeTurns()
-	}
+		return false
+	})
 	for _, p := range b.pairs() {
 		p.Close()
 	}
