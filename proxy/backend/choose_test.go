@@ -129,6 +129,65 @@ func TestSharesFollowTheWeights(t *testing.T) {
 	}
 }
 
+// TestABreakerIsProbedByItsOwnAccounts: the others serve, and now and then one session finds out whether its home works
+// again, because no check can tell.
+func TestABreakerIsProbedByItsOwnAccounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := host(t, table(t, cluster("hash", 1, 1, 1), Options{}), "east")
+		home := choose(t, h, "imap", "ann")
+		for range 3 {
+			home.Failed("imap", errors.New("no answer to LOGIN"))
+		}
+		away := choose(t, h, "imap", "ann")
+		if away == home || choose(t, h, "pop3", "ann") != away {
+			t.Fatal("the services of the account's mailbox are not on one other member")
+		}
+		probes := 0
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			switch choose(t, h, "imap", "ann") {
+			case home:
+				probes++
+				home.Failed("imap", errors.New("no answer to LOGIN"))
+			case away:
+			default:
+				t.Fatal("the account is on a third member")
+			}
+		}
+		if probes < 4 || probes > 6 {
+			t.Errorf("%d of 600 sessions went home in a minute, want about 5: after 1, 3, 7, 15, 31 seconds", probes)
+		}
+	})
+}
+
+// TestWhatLosingOneOfFourMoves prints the figures: a quarter moves, spread over the three that are left.
+func TestWhatLosingOneOfFourMoves(t *testing.T) {
+	h := host(t, table(t, cluster("hash", 1, 1, 1, 1), Options{}), "east")
+	const accounts = 50000
+	before := make([]*Member, accounts)
+	for i := range before {
+		before[i] = choose(t, h, "imap", fmt.Sprintf("user%d@example.com", i))
+	}
+	lost := h.Members()[1]
+	down(lost, "imap")
+	moved, to := 0, make(map[*Member]int)
+	for i, was := range before {
+		if now := choose(t, h, "imap", fmt.Sprintf("user%d@example.com", i)); now != was {
+			moved++
+			to[now]++
+		}
+	}
+	t.Logf("%.2f%% moved, to the others %d, %d, %d", 100*float64(moved)/accounts, to[h.Members()[0]], to[h.Members()[2]], to[h.Members()[3]])
+	if share := float64(moved) / accounts; share < 0.24 || share > 0.26 {
+		t.Errorf("%.4f of the accounts moved, want a quarter", share)
+	}
+	for m, n := range to {
+		if n < moved*30/100 || n > moved*37/100 {
+			t.Errorf("%s got %d of %d that moved, want a third", m, n, moved)
+		}
+	}
+}
+
 func TestServicesOfAMailboxMoveTogether(t *testing.T) {
 	h := host(t, table(t, cluster("hash", 1, 1, 1), Options{}), "east")
 	key := "ann@example.com"

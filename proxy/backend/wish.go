@@ -152,8 +152,11 @@ func (t *Table) loadWishes() error {
 	if err != nil {
 		return fmt.Errorf("read the withdrawn members: %w", err)
 	}
-	if err := json.Unmarshal(text, &t.wishes); err != nil || t.wishes == nil {
-		return fmt.Errorf("read the withdrawn members: %s: mend or remove the file: %w", t.options.StateFile, err)
+	if err := json.Unmarshal(text, &t.wishes); err != nil {
+		return fmt.Errorf("read the withdrawn members: %s: %w: mend or remove the file", t.options.StateFile, err)
+	}
+	if t.wishes == nil { // the file says null
+		t.wishes = make(map[string]wish)
 	}
 	return nil
 }
