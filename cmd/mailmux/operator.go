@@ -162,6 +162,15 @@ func (f *frontend) Forget(host string, accounts []string) int {
 	return n + len(names)
 }
 
+// Normal is the name by which an account is known here.
+func (f *frontend) Normal(login string) string {
+	name, err := f.current.Load().cfg.Domains.Login(login, netip.Addr{}, "")
+	if err != nil {
+		return login
+	}
+	return name.String()
+}
+
 // Explain follows the way of a login name.
 func (f *frontend) Explain(ctx context.Context, login string) (admin.Explanation, error) {
 	now := f.current.Load()

@@ -67,6 +67,7 @@ func (s *Server) who(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
+	s.normalise(&f)
 	list := f.Sessions(s.Engine)
 	slices.SortFunc(list, func(a, b Session) int {
 		return cmp.Or(a.Began.Compare(b.Began), cmp.Compare(a.ID, b.ID))
@@ -109,9 +110,17 @@ func (s *Server) kick(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, errors.New("say whose sessions: id, account, host, member, service or client"))
 		return
 	}
+	s.normalise(&f)
 	n := s.Engine.Kick(f.Match)
 	s.Log.Info("sessions closed by the operator", "filter", f, "sessions", n)
 	answer(w, Kicked{n})
+}
+
+// normalise lets "ann" mean the account that a login as "ann" would.
+func (s *Server) normalise(f *Filter) {
+	if f.Account != "" {
+		f.Account = s.Explainer.Normal(f.Account)
+	}
 }
 
 func (s *Server) withdraw(w http.ResponseWriter, r *http.Request) {

@@ -37,6 +37,8 @@ type Frontend interface {
 
 // Explainer says why an account goes where it goes.
 type Explainer interface {
+	// Normal is the normalised name of an account that an operator typed, or the text as it is if it can be none.
+	Normal(login string) string
 	// Explain takes a login name as a client would type it. The Explanation is filled in as far as it goes; its error is
 	// one that the name itself or ctx has.
 	Explain(ctx context.Context, login string) (Explanation, error)
