@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"time"
 )
@@ -37,18 +38,12 @@ func (p Probe) String() string { return p.Service + " on " + p.Host + "/" + p.Me
 func (p Probe) GoString() string { return p.String() }
 
 // checked says whether a service is checked.
-func (t *Table) checked(i int) bool { return t.services&(1<<i) != 0 }
+func (t *Table) checked(i int) bool { return t.services.Load()&(1<<i) != 0 }
 
 // watch begins the checks of a member, or goes on with them. The table's lock is held.
 func (m *Member) watch() {
 	if m.task == nil {
-		cost := 0
-		for i := range services {
-			if m.table.checked(i) {
-				cost++
-			}
-		}
-		m.task = newTask(cost, m.runChecks)
+		m.task = newTask(func() int { return bits.OnesCount64(m.table.services.Load()) }, m.runChecks)
 	}
 	m.table.checks.at(m.task, time.Now())
 }

@@ -403,6 +403,30 @@ func TestChecksFollowAReload(t *testing.T) {
 	})
 }
 
+func TestServicesThatAreCheckedNoMoreAreNotDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tab := table(t, cluster("hash", 1), Options{Services: []string{"imap", "pop3"}})
+		tab.reach = func(context.Context, *Member, int) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+		tab.Start(context.Background())
+		time.Sleep(10 * time.Second)
+		m := host(t, tab, "east").Members()[0]
+		if m.Available("imap") || m.Available("pop3") || !m.Available("sieve") {
+			t.Error("imap and pop3 have to be down, sieve is not checked")
+		}
+		if err := tab.SetServices([]string{"imap", "sieve"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if m.Available("imap") || !m.Available("pop3") || m.Available("sieve") {
+			t.Error("imap and sieve have to be down, pop3 is not checked any more")
+		}
+		if err := tab.SetServices([]string{"http"}); !errors.Is(err, ErrService) {
+			t.Errorf("SetServices of none: %v", err)
+		}
+		tab.Close()
+	})
+}
+
 func TestOurOwnShortageTakesNobodyOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tab := table(t, cluster("hash", 1), Options{Services: []string{"imap"}})

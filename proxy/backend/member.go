@@ -79,12 +79,29 @@ func (m *Member) adopt(e *effective) {
 		m.set(m.state.Load() & withdrawnBit)
 	}
 	if e.Check.Mode == "off" {
-		// Nothing would ever bring a member back that the checks took out before they were switched off.
-		m.set(m.state.Load() &^ (1<<breakerShift - 1))
+		m.forget(1<<numServices - 1)
 	}
 	if e.Check.AgentPort == 0 {
 		m.agent = agentState{}
 		m.set(m.state.Load() &^ agentOutBit)
+	}
+}
+
+// forgetChecks forgets what the checks said of the services in the mask.
+func (m *Member) forgetChecks(mask uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget(mask)
+}
+
+// forget is forgetChecks with mu held. Nothing would ever bring a service back that the checks took out before they were
+// switched off.
+func (m *Member) forget(mask uint64) {
+	m.set(m.state.Load() &^ (mask & (1<<numServices - 1)))
+	for i := range m.health {
+		if h := &m.health[i]; mask&(1<<i) != 0 {
+			h.checked, h.fails, h.passes, h.why, h.due = false, 0, 0, "", time.Time{}
+		}
 	}
 }
 

@@ -23,8 +23,8 @@ type scheduler struct {
 // task is one thing to do again and again. It runs at most once at a time.
 type task struct {
 	due   time.Time
-	cost  int // units of work for the bound a second
-	index int // in the queue, or one of the two below
+	cost  func() int // units of work for the bound a second
+	index int        // in the queue, or one of the two below
 	again time.Time
 	gone  bool
 	// do does it and says when it is due again.
@@ -37,7 +37,7 @@ const (
 )
 
 // newTask makes a task that is not due yet.
-func newTask(cost int, do func(ctx context.Context) time.Time) *task {
+func newTask(cost func() int, do func(ctx context.Context) time.Time) *task {
 	return &task{cost: cost, index: idle, do: do}
 }
 
@@ -142,7 +142,7 @@ func (s *scheduler) next(now time.Time) (*task, time.Duration) {
 	if s.free.Before(now.Add(-s.gap)) {
 		s.free = now // what was not used does not add up to a burst
 	}
-	s.free = s.free.Add(time.Duration(max(t.cost, 1)) * s.gap)
+	s.free = s.free.Add(time.Duration(max(t.cost(), 1)) * s.gap)
 	return t, 0
 }
 

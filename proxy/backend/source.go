@@ -100,7 +100,7 @@ func (s *source) watch(h *Host) {
 	defer s.mu.Unlock()
 	s.host = h
 	if s.task == nil {
-		s.task = newTask(1, s.refresh)
+		s.task = newTask(func() int { return 1 }, s.refresh)
 		s.table.sources.at(s.task, time.Now())
 	}
 }

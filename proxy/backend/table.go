@@ -11,13 +11,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Table is the host table. Its methods may be called from many goroutines.
 type Table struct {
 	options  Options
 	log      *slog.Logger
-	services uint64 // mask of those that are checked
+	services atomic.Uint64 // mask of those that are checked
 
 	hosts      atomic.Pointer[map[string]*Host]
 	generation atomic.Uint64 // of what Learn was told
@@ -76,16 +77,11 @@ func New(cfg Config, options Options) (*Table, error) {
 	if options.Resolver == nil {
 		t.options.Resolver = net.DefaultResolver
 	}
-	if options.Services == nil {
-		t.services = 1<<numServices - 1
+	mask, err := serviceMask(options.Services)
+	if err != nil {
+		return nil, err
 	}
-	for _, service := range options.Services {
-		i, ok := serviceIndex(service)
-		if !ok {
-			return nil, fmt.Errorf("%w: %q, there are %s", ErrService, service, serviceNames())
-		}
-		t.services |= 1 << i
-	}
+	t.services.Store(mask)
 	t.reach = reachMember
 	t.checks = newScheduler(cfg.Backend.maxChecks(), cfg.Backend.checksPerSecond())
 	t.sources = newScheduler(sourcesAtOnce, defaultChecksPerSecond)
@@ -94,6 +90,43 @@ func New(cfg Config, options Options) (*Table, error) {
 		return nil, err
 	}
 	return t, t.Update(cfg)
+}
+
+// serviceMask is the mask of the services named, of all when nil.
+func serviceMask(names []string) (uint64, error) {
+	if names == nil {
+		return 1<<numServices - 1, nil
+	}
+	mask := uint64(0)
+	for _, name := range names {
+		i, ok := serviceIndex(name)
+		if !ok {
+			return 0, fmt.Errorf("%w: %q, there are %s", ErrService, name, serviceNames())
+		}
+		mask |= 1 << i
+	}
+	return mask, nil
+}
+
+// SetServices says anew which services are checked, as Options.Services does: a reload may have brought listeners. What
+// the checks of a service said that is checked no more is forgotten, for nothing would ever change it.
+func (t *Table) SetServices(names []string) error {
+	mask, err := serviceMask(names)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.services.Swap(mask) == mask {
+		return nil
+	}
+	t.all(func(h *Host) {
+		for _, s := range h.row.Load().seats {
+			s.member.forgetChecks(^mask)
+			t.checks.at(s.member.task, time.Now())
+		}
+	})
+	return nil
 }
 
 func (d Defaults) maxChecks() int {
