@@ -118,8 +118,9 @@ func (a *Applier) apply(ctx context.Context, batch []directory.Change) ([]Outcom
 		if err != nil {
 			return w.outcomes, err
 		}
-		err = a.attempt(ctx, editor, w)
-		if ctx.Err() != nil {
+		// What was sent is waited for, even if the run is to end: then it is known what was done.
+		err = a.attempt(context.WithoutCancel(ctx), editor, w)
+		if ctx.Err() != nil && len(w.pending) > 0 {
 			return w.outcomes, ctx.Err()
 		}
 		if len(w.pending) < before {
@@ -169,9 +170,6 @@ func (a *Applier) transact(ctx context.Context, editor directory.Editor, w *work
 		}
 		w.pending = nil
 		return true, nil
-	case ctx.Err() != nil:
-		a.mark(w)
-		return true, err
 	case errors.Is(err, directory.ErrReadOnly):
 		a.readOnly(editor, err)
 		return true, err
