@@ -15,8 +15,8 @@ import (
 // The listeners of every daemon beside those at the ordinary ports, which allow logins in the clear: the ports above by
 // strict require TLS first, those above by proxied believe a PROXY header from the addresses of proxies.
 const (
-	strict  = 1000
-	proxied = 2000
+	strict  = 2000
+	proxied = 3000
 )
 
 // Some last bytes of addresses with a meaning of their own.
@@ -57,7 +57,7 @@ directory:
 hosts:
   back1.example.com: {members: [{{.Back1}}]}
   back2.example.com: {members: [{{.Back2}}], tls: starttls}
-  back3.example.com: {members: [{{.Back1}}], tls: implicit, ports: {imap: 10993, pop3: 10995, submission: 10465, sieve: 15190}}
+  back3.example.com: {members: [{{.Back1}}], tls: implicit, tls_services: {sieve: starttls}, ports: {imap: 10993, pop3: 10995, submission: 10465}}
   post.example.com: {members: [{{.Post}}]}
 {{- range .FakeRows}}
   {{.}}

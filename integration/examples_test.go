@@ -26,7 +26,7 @@ func TestExamples(t *testing.T) {
 		}
 		files = append(files, found...)
 	}
-	if len(files) < 9 {
+	if len(files) < 8 {
 		t.Fatalf("only %d configurations in the examples: %q", len(files), files)
 	}
 	for _, file := range files {
