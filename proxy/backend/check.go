@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"math/bits"
 	"net"
 	"time"
 )
@@ -39,14 +38,6 @@ func (p Probe) GoString() string { return p.String() }
 
 // checked says whether a service is checked.
 func (t *Table) checked(i int) bool { return t.services.Load()&(1<<i) != 0 }
-
-// watch begins the checks of a member, or goes on with them. The table's lock is held.
-func (m *Member) watch() {
-	if m.task == nil {
-		m.task = newTask(func() int { return bits.OnesCount64(m.table.services.Load()) }, m.runChecks)
-	}
-	m.table.checks.at(m.task, time.Now())
-}
 
 // checkSoon brings a check forward because a session saw a failure; an eighth of the interval stays between two.
 func (m *Member) checkSoon(i int) {

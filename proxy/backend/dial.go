@@ -35,8 +35,8 @@ const (
 // Dial connects to the service and writes the PROXY header, if the member expects one. All addresses of the member are
 // tried, each within connect_timeout. Too many connects at a time wait for their turn. Implicit TLS is for the caller.
 //
-// A connect that fails counts against the member at once, unless ctx was canceled or the shortage is ours; the error is a
-// *DialError then. ErrLoop is an address of our own, ErrBusy a queue that is full, ErrDown a member that went down while
+// A connect that fails counts against the member at once, unless ctx was canceled or the shortage is ours or the DNS's;
+// the error is a *DialError then. ErrLoop is an address of our own, ErrBusy a queue that is full, ErrDown a member that went down while
 // this session waited.
 func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*net.TCPConn, error) {
 	i, ok := serviceIndex(service)
@@ -56,7 +56,7 @@ func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*net.TCP
 		}
 		conn.Close()
 	}
-	if errors.Is(err, ErrLoop) || ours(err) || errors.Is(ctx.Err(), context.Canceled) || errors.As(err, new(*net.DNSError)) {
+	if errors.Is(err, ErrLoop) || ours(err) || errors.Is(ctx.Err(), context.Canceled) {
 		return nil, fmt.Errorf("connect to %s: %w", m, err)
 	}
 	m.failed(service, err, true)

@@ -173,8 +173,11 @@ func TestAnOutageOfTheDNSIsNotTheMembers(t *testing.T) {
 			t.Fatalf("Dial: %v, want the lookup's error", err)
 		}
 	}
+	for range 5 {
+		m.checkDone(imap, m.check(context.Background(), imap, m.settings.Load()), 0)
+	}
 	if !m.Available("imap") {
-		t.Error("the DNS failed, and the member's breaker is open")
+		t.Error("the DNS failed, and the member is out")
 	}
 	resolver.set(nil, "127.0.0.1")
 	dial(t, m, DialInfo{})
@@ -183,6 +186,17 @@ func TestAnOutageOfTheDNSIsNotTheMembers(t *testing.T) {
 	m.resolved.until = time.Time{} // the answer has become old
 	m.resolved.mu.Unlock()
 	dial(t, m, DialInfo{}) // what was known last serves on
+
+	gone := member(t, "store.example.com:"+port, Settings{}, Options{Resolver: resolver})
+	resolver.set(&net.DNSError{Err: "no such host", IsNotFound: true})
+	for range 3 {
+		if _, err := gone.Dial(context.Background(), "imap", DialInfo{}); err == nil {
+			t.Fatal("connected to a name that is not there")
+		}
+	}
+	if gone.Available("imap") {
+		t.Error("a member without a name takes sessions")
+	}
 }
 
 func TestLookupsAreShared(t *testing.T) {

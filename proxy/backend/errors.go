@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"syscall"
 )
@@ -52,9 +53,27 @@ type DialError struct {
 func (e *DialError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Member, e.Err) }
 func (e *DialError) Unwrap() error { return e.Err }
 
-// ours says whether an error is a shortage of this process or machine. It says nothing about the member: counting it
-// would take every backend down when descriptors run out.
+// lookupError is a name that could not be looked up.
+type lookupError struct {
+	name string
+	err  error
+}
+
+func (e *lookupError) Error() string { return fmt.Sprintf("look up %s: %v", e.name, e.err) }
+func (e *lookupError) Unwrap() error { return e.err }
+
+// away says whether the DNS gave no answer. That there is no such name is one.
+func (e *lookupError) away() bool {
+	var dns *net.DNSError
+	return !errors.As(e.err, &dns) || !dns.IsNotFound
+}
+
+// ours says whether an error is a shortage of this process or machine, or of its DNS. It says nothing about the member:
+// counting it would take every backend down when descriptors run out.
 func ours(err error) bool {
+	if lookup := (*lookupError)(nil); errors.As(err, &lookup) && lookup.away() {
+		return true
+	}
 	for _, errno := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL,
 		syscall.EADDRINUSE} {
 		if errors.Is(err, errno) {

@@ -256,7 +256,10 @@ func (m *Member) missed(i int, now time.Time, err error, e *effective) {
 		return
 	}
 	h.fails, h.since, h.why = 0, now, err.Error()
-	h.probing, h.probeAt = false, now.Add(jitter(e.Check.Interval))
+	h.probing = false
+	if at := now.Add(jitter(e.Check.Interval)); at.After(h.probeAt) {
+		h.probeAt = at
+	}
 	m.set(m.state.Load() | 1<<i)
 }
 

@@ -3,6 +3,7 @@ package backend
 import (
 	"crypto/tls"
 	"log/slog"
+	"math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ type Member struct {
 	chosen   atomic.Int64 // sessions since the start of the table
 	turns    atomic.Pointer[turns]
 	resolved resolved
-	task     *task // its checks; written with the table's lock held
+	task     *task // its checks
 
 	mu       sync.Mutex
 	health   [numServices]health
@@ -59,12 +60,13 @@ func newMember(t *Table, host, name string, e *effective) *Member {
 	m := &Member{table: t, host: host, name: name, seed: mix(hashString(name))}
 	m.settings.Store(e)
 	m.turns.Store(newTurns(e.MaxConnecting))
+	m.task = newTask(func() int { return bits.OnesCount64(t.services.Load()) }, m.runChecks)
 	return m
 }
 
 // adopt takes new settings over on a reload. A member that has moved to another address is another server under the same
-// name: what was seen of the old one is forgotten, the operator's wish stays.
-func (m *Member) adopt(e *effective) {
+// name: what was seen of the old one is forgotten, the operator's wish stays. It says whether a check is due now.
+func (m *Member) adopt(e *effective) bool {
 	old := m.settings.Swap(e)
 	if old.MaxConnecting != e.MaxConnecting {
 		m.turns.Store(newTurns(e.MaxConnecting))
@@ -85,6 +87,7 @@ func (m *Member) adopt(e *effective) {
 		m.agent = agentState{}
 		m.set(m.state.Load() &^ agentOutBit)
 	}
+	return old.address != e.address || old.ports != e.ports || old.Check != e.Check
 }
 
 // forgetChecks forgets what the checks said of the services in the mask.

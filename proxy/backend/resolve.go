@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -66,13 +65,13 @@ func (m *Member) resolve(ctx context.Context, name string) ([]netip.Addr, error)
 	r.pending = nil
 	defer close(done)
 	if err == nil && len(addrs) == 0 {
-		err = errors.New("no address")
+		err = &net.DNSError{Err: "no address", Name: name, IsNotFound: true}
 	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		r.err = fmt.Errorf("look up %s: %w", name, err)
+		r.err = &lookupError{name, err}
 		if len(r.addrs) > 0 && ctx.Err() == nil {
 			r.until = time.Now().Add(resolveFor) // ask a DNS that is down now and then, not at every login
 		}

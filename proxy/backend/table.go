@@ -305,14 +305,17 @@ func (t *Table) settle(h *Host, p plan) (left []*Member) {
 	for i, s := range p.specs {
 		at := slices.IndexFunc(before, func(b seat) bool { return b.member.name == s.name })
 		var m *Member
+		due := true
 		if at >= 0 {
 			m = before[at].member
-			m.adopt(p.made[i])
+			due = m.adopt(p.made[i])
 		} else {
 			m = newMember(t, h.name, s.name, p.made[i])
 		}
 		m.obey(t.wishFor(h.name, s.name))
-		m.watch()
+		if due {
+			t.checks.at(m.task, time.Now())
+		}
 		r.seats = append(r.seats, seat{member: m, seed: m.seed, weight: float64(s.weight), priority: s.priority})
 	}
 	r.equal = equalWeights(r.seats)
