@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -82,11 +83,58 @@ func (s *screen) command(line string) {
 	}
 }
 
-// output prints what a command wrote.
+// output prints what a command wrote. Tables that are too wide lose some of the space between their columns.
 func (s *screen) output(text string) {
-	for line := range strings.Lines(text) {
-		line = strings.TrimRight(line, "\r\n")
-		fmt.Fprintf(s.out, "    %s\n", s.cut(printable(line)))
+	for _, line := range s.narrow(strings.Split(printable(text), "\n")) {
+		fmt.Fprintln(s.out, strings.TrimRight("    "+s.cut(line), " "))
+	}
+}
+
+// narrow squeezes the tables of an output: consecutive lines with wide gaps, one of them wider than the screen.
+func (s *screen) narrow(lines []string) []string {
+	for begin := 0; begin < len(lines); begin++ {
+		end := begin
+		for end < len(lines) && strings.Contains(lines[end], "   ") {
+			end++
+		}
+		for gap := 2; gap > 0 && s.tooWide(lines[begin:end]); gap-- {
+			squeeze(lines[begin:end], gap)
+		}
+		begin = max(begin, end-1)
+	}
+	return lines
+}
+
+// tooWide reports whether a line would have to be cut.
+func (s *screen) tooWide(lines []string) bool {
+	return slices.ContainsFunc(lines, func(line string) bool { return utf8.RuneCountInString(line) > s.width-4 })
+}
+
+// squeeze takes out the columns of characters that are blank in all lines, up to a gap between the columns of the table.
+func squeeze(lines []string, gap int) {
+	table := make([][]rune, len(lines))
+	width := 0
+	for i, line := range lines {
+		table[i] = []rune(line)
+		width = max(width, len(table[i]))
+	}
+	out := make([]strings.Builder, len(lines))
+	for column, blanks := 0, 0; column < width; column++ {
+		blank := true
+		for _, line := range table {
+			blank = blank && (column >= len(line) || line[column] == ' ')
+		}
+		if blanks++; !blank {
+			blanks = 0
+		}
+		for i, line := range table {
+			if blanks <= gap && column < len(line) {
+				out[i].WriteRune(line[column])
+			}
+		}
+	}
+	for i := range lines {
+		lines[i] = out[i].String()
 	}
 }
 
@@ -99,11 +147,14 @@ func (s *screen) cut(line string) string {
 	return string([]rune(line)[:room-1]) + "…"
 }
 
-// printable keeps control characters away from the terminal.
+// printable keeps control characters other than line ends away from the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\t' {
 			return ' '
+		}
+		if r == '\n' {
+			return r
 		}
 		if r < ' ' || r == 0x7f {
 			return '?'

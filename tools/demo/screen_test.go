@@ -53,3 +53,14 @@ func TestUsage(t *testing.T) {
 		}
 	}
 }
+
+func TestWideTablesLoseSpace(t *testing.T) {
+	var out strings.Builder
+	s := newScreen(&out, options{width: 40})
+	s.output("a table:\nname                       count      more\nü                              1         2\n" +
+		"                              10         3\n\nnext                                     line\nshort")
+	want := "    a table:\n    name  count  more\n    ü         1     2\n             10     3\n\n    next  line\n    short\n"
+	if out.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
