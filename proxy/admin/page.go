@@ -69,24 +69,21 @@ type Condition struct {
 
 // ConditionOf sums a member up: the operator's wish first, then what its services say.
 func ConditionOf(m backend.MemberStatus) Condition {
-	var down []string
-	why, checked := "", false
+	var down []backend.ServiceStatus
+	checked := false
 	for _, s := range m.Services {
 		if s.State == "down" || s.State == "failing" {
-			down = append(down, s.Service)
-			if why == "" {
-				why = s.Why
-			}
+			down = append(down, s)
 		}
 		checked = checked || s.State != "unchecked"
 	}
 	switch {
 	case m.Wish != inService:
-		return Condition{m.Wish, "since " + m.WishSince.Format("2006-01-02 15:04"), "warn"}
+		return Condition{m.Wish, "since " + minute(m.WishSince), "warn"}
 	case len(down) > 0 && len(down) == len(m.Services):
-		return Condition{"down", why, "bad"}
+		return Condition{"down", "since " + minute(down[0].Since) + ", " + down[0].Why, "bad"}
 	case len(down) > 0:
-		return Condition{"partly down", fmt.Sprintf("%s: %s", down[0], why), "bad"}
+		return Condition{"partly down", down[0].Service + " since " + minute(down[0].Since) + ", " + down[0].Why, "bad"}
 	case !m.Available:
 		return Condition{"out", m.Agent, "warn"}
 	case m.Slow:
@@ -96,6 +93,8 @@ func ConditionOf(m backend.MemberStatus) Condition {
 	}
 	return Condition{"up", "", "good"}
 }
+
+func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }
 
 // Span is a duration for people: its two largest units.
 func Span(d time.Duration) string {
