@@ -18,13 +18,17 @@ const maxChallenges = 16
 // member is the conversation with a member during the login.
 type member struct {
 	*wire.Conn
-	xclient   bool   // XCLIENT went ahead
-	utf8      bool   // UTF8 went ahead
-	pipelined bool   // it takes PASS before it has answered USER
-	welcome   string // its +OK to the login
+	xclient bool   // XCLIENT went ahead
+	utf8    bool   // UTF8 went ahead
+	welcome string // its +OK to the login
 }
 
-// enter logs in on a member: greeting, STLS, who the client is, the credentials. What can go in one write does.
+// enter logs in on a member: greeting, STLS, who the client is, the credentials.
+//
+// Who the client is and USER go in one write, as Dovecot's own proxy sends them. PASS and AUTH wait for the answers,
+// though a member may well take them at once: the answer to them comes from another process there, in a packet of its
+// own, and a kernel that has not seen the packet before acknowledged keeps it back, for 40 ms (RFC 896, RFC 1122 section
+// 4.2.3.2). What we send meanwhile acknowledges.
 func (s *session) enter(b *proxy.Backend) error {
 	xclient, err := readGreeting(b.Conn)
 	if err != nil {
@@ -39,7 +43,6 @@ func (s *session) enter(b *proxy.Backend) error {
 	// is told of the client has proved by now who it is.
 	id, wanted := b.Identity()
 	m := &member{Conn: b.Conn, xclient: xclient && wanted, utf8: s.utf8}
-	m.pipelined = m.xclient || s.pipelining() // who greets with [XCLIENT] is Dovecot, or another mailmux
 	if m.xclient {
 		m.Line("XCLIENT ", id.Attributes())
 	}
@@ -100,15 +103,12 @@ func (m *member) readIntroduction() error {
 	return nil
 }
 
-// enterByPassword logs in with USER and PASS: in one write where the member is known to take that.
+// enterByPassword logs in with USER and PASS (RFC 1939 section 7).
 func (m *member) enterByPassword(told auth.Told) error {
 	if strings.ContainsAny(told.User, "\x00\r\n") || strings.ContainsAny(told.Password, "\x00\r\n") {
 		return proxy.ClientFault(errIllegal)
 	}
 	m.Line("USER ", told.User)
-	if m.pipelined {
-		m.Secret("PASS [redacted]", "PASS ", told.Password)
-	}
 	if err := m.readIntroduction(); err != nil {
 		return err
 	}
@@ -119,9 +119,7 @@ func (m *member) enterByPassword(told auth.Told) error {
 	if !ok {
 		return refusal(line)
 	}
-	if !m.pipelined {
-		m.Secret("PASS [redacted]", "PASS ", told.Password)
-	}
+	m.Secret("PASS [redacted]", "PASS ", told.Password)
 	if ok, line, err = readReply(m.Conn); err != nil {
 		return fmt.Errorf("PASS: %w", err)
 	}
@@ -137,6 +135,9 @@ func (m *member) enterByExchange(exchange auth.Exchange) error {
 	if err != nil {
 		return err
 	}
+	if err := m.readIntroduction(); err != nil {
+		return err
+	}
 	text := base64.StdEncoding.EncodeToString(initial)
 	if text == "" {
 		text = "="
@@ -146,9 +147,6 @@ func (m *member) enterByExchange(exchange auth.Exchange) error {
 		initial = nil
 	} else { // a longer one has to wait for the member to ask
 		m.Line("AUTH ", mechanism)
-	}
-	if err := m.readIntroduction(); err != nil {
-		return err
 	}
 	for range maxChallenges {
 		line, err := m.ReadLine()

@@ -119,16 +119,12 @@ func TestEnterByPassword(t *testing.T) {
 			want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, welcome: "+OK in",
 		},
 		{
-			name: "in one write", says: "+OK\r\n+OK in\r\n", member: member{pipelined: true},
-			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, welcome: "+OK in",
-		},
-		{
-			name: "XCLIENT refused", says: "-ERR no\r\n+OK\r\n+OK in\r\n", member: member{xclient: true, pipelined: true},
-			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, welcome: "+OK in",
+			name: "XCLIENT refused", says: "-ERR no\r\n+OK\r\n+OK in\r\n", member: member{xclient: true},
+			want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, welcome: "+OK in",
 		},
 		{name: "USER refused", says: "-ERR who?\r\n", want: "USER ann\r\n", writes: 1, err: proxy.ErrRejected},
-		{name: "nonsense", says: "+OK\r\nBAD\r\n", member: member{pipelined: true}, want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, err: proxy.ErrProtocol},
-		{name: "hangs up", says: "+OK\r\n", member: member{pipelined: true}, want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, err: io.EOF},
+		{name: "nonsense", says: "+OK\r\nBAD\r\n", want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, err: proxy.ErrProtocol},
+		{name: "hangs up", says: "+OK\r\n", want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, err: io.EOF},
 	} {
 		tape, c := newTape(tc.says)
 		m := tc.member
@@ -144,7 +140,7 @@ func TestEnterByPassword(t *testing.T) {
 func TestEnterByPasswordIllegal(t *testing.T) {
 	for _, told := range []auth.Told{{User: "ann\r\nDELE 1"}, {User: "ann", Password: "x\ny"}, {User: "a\x00b"}} {
 		tape, c := newTape("+OK\r\n+OK\r\n")
-		err := (&member{Conn: c, pipelined: true}).enterByPassword(told)
+		err := (&member{Conn: c}).enterByPassword(told)
 		if proxy.CauseOf(err) != proxy.CauseTemporary || tape.heard.Len() > 0 {
 			t.Errorf("%q: %v, heard %q", told.User, err, tape.heard.String())
 		}
@@ -272,9 +268,9 @@ func FuzzMember(f *testing.F) {
 	f.Add("+OK\r\n+OK\r\n+OK Logged in.\r\n", true, true)
 	f.Add("-ERR [IN-USE] \x1b\r\n", false, false)
 	f.Add("+ YQ==\r\n-ERR\r\n", false, true)
-	f.Fuzz(func(t *testing.T, says string, password, pipelined bool) {
+	f.Fuzz(func(t *testing.T, says string, password, xclient bool) {
 		_, c := newTape(says)
-		m := &member{Conn: c, pipelined: pipelined, xclient: pipelined, utf8: len(says)%2 == 0}
+		m := &member{Conn: c, xclient: xclient, utf8: len(says)%2 == 0}
 		var err error
 		if password {
 			err = m.enterByPassword(auth.Told{User: "ann", Password: "sesame"})

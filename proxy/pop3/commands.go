@@ -21,17 +21,17 @@ type command struct {
 }
 
 var commands = map[string]command{
-	"CAPA":    {in: authorization | named, run: (*session).capa},                                // RFC 2449 section 5
-	"STLS":    {in: authorization, early: errAgain, run: (*session).stls},                       // RFC 2595 section 4
-	"USER":    {in: authorization | named, long: true, run: (*session).nameUser},                // RFC 1939 section 7
-	"PASS":    {in: authorization | named, long: true, run: (*session).pass},                    // RFC 1939 section 7
-	"APOP":    {in: authorization | named, run: (*session).apop},                                // RFC 1939 section 7
-	"AUTH":    {in: authorization, long: true, early: errAgain, run: (*session).authenticateBy}, // RFC 5034 section 4
-	"UTF8":    {in: authorization | named, run: (*session).enableUTF8},                          // RFC 6856 section 2
-	"LANG":    {in: authorization | named, run: (*session).lang},                                // RFC 6856 section 3
-	"XCLIENT": {in: authorization, long: true, early: errAgain, run: (*session).xclient},        // Dovecot
-	"NOOP":    {in: authorization | named, run: (*session).noop},                                // RFC 1939 section 5
-	"QUIT":    {in: authorization | named, run: (*session).quit},                                // RFC 1939 section 4
+	"CAPA":    {in: authorization | named, run: (*session).capa},                       // RFC 2449 section 5
+	"STLS":    {in: authorization | named, run: (*session).stls},                       // RFC 2595 section 4
+	"USER":    {in: authorization | named, long: true, run: (*session).nameUser},       // RFC 1939 section 7
+	"PASS":    {in: named, long: true, early: errUserFirst, run: (*session).pass},      // RFC 1939 section 7
+	"APOP":    {in: authorization | named, run: (*session).apop},                       // RFC 1939 section 7
+	"AUTH":    {in: authorization | named, long: true, run: (*session).authenticateBy}, // RFC 5034 section 4
+	"UTF8":    {in: authorization | named, run: (*session).enableUTF8},                 // RFC 6856 section 2
+	"LANG":    {in: authorization | named, run: (*session).lang},                       // RFC 6856 section 3
+	"XCLIENT": {in: authorization | named, long: true, run: (*session).xclient},        // Dovecot
+	"NOOP":    {in: authorization | named, run: (*session).noop},                       // RFC 1939 section 5
+	"QUIT":    {in: authorization | named, run: (*session).quit},                       // RFC 1939 section 4
 
 	// The commands of the transaction state (RFC 1939 sections 5 and 7, RFC 2449).
 	"STAT": {early: errLogin},
@@ -76,7 +76,7 @@ func (s *session) stls(_ context.Context, arg []byte) (*auth.Credentials, error)
 	if err := s.StartTLS(); err != nil {
 		return nil, err
 	}
-	s.user, s.utf8 = "", false
+	s.state, s.user, s.utf8 = authorization, "", false // what was said in the clear is forgotten (RFC 2595 section 4)
 	return nil, nil
 }
 
@@ -94,12 +94,6 @@ func (s *session) nameUser(_ context.Context, arg []byte) (*auth.Credentials, er
 }
 
 func (s *session) pass(_ context.Context, arg []byte) (*auth.Credentials, error) {
-	if !s.PlainLogin() {
-		return nil, s.plaintext()
-	}
-	if s.state != named {
-		return nil, errUserFirst
-	}
 	if len(arg) == 0 {
 		return nil, errArguments
 	}

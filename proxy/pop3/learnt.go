@@ -19,31 +19,22 @@ var own = []string{"RESP-CODES", "AUTH-RESP-CODE"}
 type learnt struct {
 	lists   *[]string // the first of the lists it comes from: it tells them from later ones
 	offered []string
-	seen    bool
 }
 
-// learnt is what every member can do by what the members showed so far.
-func (s *session) learnt() *learnt {
+// offered are the capabilities to be shown before the login, without STLS, USER and SASL: what every member can do by what
+// the members showed so far.
+func (s *session) offered() []string {
 	lists, _ := s.Learnt()
 	var first *[]string
 	if len(lists) > 0 {
 		first = &lists[0]
 	}
 	if l := s.handler.learnt.Load(); l != nil && l.lists == first {
-		return l
+		return l.offered
 	}
-	l := &learnt{lists: first, offered: common(lists), seen: first != nil}
+	l := &learnt{lists: first, offered: common(lists)}
 	s.handler.learnt.Store(l)
-	return l
-}
-
-// offered are the capabilities to be shown before the login, without STLS, USER and SASL.
-func (s *session) offered() []string { return s.learnt().offered }
-
-// pipelining says whether every member that was seen takes commands before it has answered earlier ones.
-func (s *session) pipelining() bool {
-	l := s.learnt()
-	return l.seen && slices.Contains(l.offered, "PIPELINING")
+	return l.offered
 }
 
 // common is what can be offered when members showed these lists.

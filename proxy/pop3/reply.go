@@ -35,7 +35,6 @@ const (
 	errTooLong   complaint = "Command too long"
 	errLogin     complaint = "Log in first"
 	errUserFirst complaint = "USER first"
-	errAgain     complaint = "Not after USER"
 	errArguments complaint = "Missing or needless argument"
 	errApop      complaint = "APOP is not supported"
 	errNoTLS     complaint = "TLS is not available or already in use"
