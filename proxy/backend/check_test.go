@@ -116,16 +116,58 @@ func TestAKilledMemberIsOutAndBack(t *testing.T) {
 	eventually(t, "the killed member is out", func() bool { return !m.Available("imap") })
 	out := time.Since(killed)
 	t.Logf("out %s after it was killed", out.Round(time.Millisecond))
-	if out > 3*time.Second {
-		t.Errorf("it took %s, want less than 3s", out)
+	if out > 6*time.Second { // three are promised, see below; a busy machine adds its own
+		t.Errorf("it took %s", out)
 	}
 	serveAt(t, f.address, greetIMAP)
 	back := time.Now()
 	eventually(t, "the member that was started is back", func() bool { return m.Available("imap") })
 	t.Logf("back %s after it was started", time.Since(back).Round(time.Millisecond))
-	if time.Since(back) > 2*time.Second {
-		t.Errorf("it took %s, want less than 2s", time.Since(back))
+	if time.Since(back) > 4*time.Second {
+		t.Errorf("it took %s", time.Since(back))
 	}
+}
+
+// TestHowSoonAKillIsSeen kills and starts a member at any instant, a hundred times, and prints the distribution.
+func TestHowSoonAKillIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{}
+		var killed atomic.Bool
+		tab := table(t, cluster("hash", 1), Options{Services: []string{"imap"}})
+		tab.reach = func(ctx context.Context, m *Member, i int) (net.Conn, error) {
+			if killed.Load() {
+				return nil, syscall.ECONNREFUSED
+			}
+			return p.reach(ctx, m, i)
+		}
+		tab.Start(context.Background())
+		m := host(t, tab, "east").Members()[0]
+		until := func(up bool) time.Duration {
+			began := time.Now()
+			for m.Available("imap") != up {
+				time.Sleep(time.Millisecond)
+			}
+			return time.Since(began)
+		}
+		var outs, backs []time.Duration
+		for n := range 100 {
+			time.Sleep(10*time.Second + time.Duration(n)*37*time.Millisecond)
+			killed.Store(true)
+			outs = append(outs, until(false))
+			time.Sleep(5*time.Second + time.Duration(n)*37*time.Millisecond)
+			killed.Store(false)
+			backs = append(backs, until(true))
+		}
+		tab.Close()
+		p.work.Wait()
+		slices.Sort(outs)
+		slices.Sort(backs)
+		t.Logf("out after %s to %s, half of them within %s", outs[0], outs[99], outs[50])
+		t.Logf("back after %s to %s, half of them within %s", backs[0], backs[99], backs[50])
+		if outs[99] > 3*time.Second || backs[99] > time.Second {
+			t.Error("a kill has to be seen in 3s, a return in 1s")
+		}
+	})
 }
 
 func TestASessionThatFailsBringsTheCheckForward(t *testing.T) {
@@ -140,7 +182,7 @@ func TestASessionThatFailsBringsTheCheckForward(t *testing.T) {
 	}
 	eventually(t, "the killed member is out", func() bool { return !m.Available("imap") })
 	t.Logf("out %s after the session that found it", time.Since(killed).Round(time.Millisecond))
-	if time.Since(killed) > time.Second {
+	if time.Since(killed) > 1500*time.Millisecond { // without the session two seconds pass before the first check
 		t.Errorf("it took %s although a session had found it", time.Since(killed))
 	}
 }
