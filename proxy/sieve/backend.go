@@ -13,7 +13,9 @@ import (
 // maxChallenges bounds what a member may ask in a SASL exchange. SCRAM, the longest one, needs two.
 const maxChallenges = 16
 
-// enter logs in on a member: its listing, STARTTLS, who the client is, the credentials. The last two go in one write.
+// enter logs in on a member: its listing, STARTTLS, who the client is, the credentials. The last two go in one write if
+// the mechanism is PLAIN. A challenge to another one would stay in the member's kernel until the answer to XCLIENT, a
+// packet of its own, is acknowledged, for 40 ms (RFC 896, RFC 1122 section 4.2.3.2); what we send meanwhile does that.
 func (s *session) enter(b *proxy.Backend) error {
 	shown, err := readListing(b.Conn)
 	if err != nil {
@@ -25,20 +27,26 @@ func (s *session) enter(b *proxy.Backend) error {
 		}
 	}
 	b.Learn(shown.lines)
-	id, wanted := b.Identity()
-	introduced := wanted && shown.xclient
-	if introduced {
-		b.Conn.Line("XCLIENT ", id.Attributes())
-	}
 	exchange := b.Exchange(shown.sasl)
 	mechanism, initial, err := exchange.Start()
 	if err != nil {
 		return err
 	}
+	id, wanted := b.Identity()
+	introduced := wanted && shown.xclient
+	if introduced {
+		b.Conn.Line("XCLIENT ", id.Attributes())
+	}
+	if introduced && mechanism != auth.Plain {
+		if err := readIntroduction(b.Conn); err != nil {
+			return err
+		}
+		introduced = false
+	}
 	begin(b.Conn, mechanism, initial)
-	if introduced { // a member that does not want to know who the client is may do without
-		if _, err := readResponse(b.Conn); err != nil {
-			return fmt.Errorf("XCLIENT: %w", err)
+	if introduced {
+		if err := readIntroduction(b.Conn); err != nil {
+			return err
 		}
 	}
 	answer, err := converse(b.Conn, exchange)
@@ -46,6 +54,14 @@ func (s *session) enter(b *proxy.Backend) error {
 		return err
 	}
 	return s.answered(answer)
+}
+
+// readIntroduction reads the answer to XCLIENT. A member that does not want to know who the client is may do without.
+func readIntroduction(c *wire.Conn) error {
+	if _, err := readResponse(c); err != nil {
+		return fmt.Errorf("XCLIENT: %w", err)
+	}
+	return nil
 }
 
 // startTLS asks for TLS, puts it under the conversation, and reads the listing that follows: what was shown before is
