@@ -153,8 +153,13 @@ func (f *frontend) start() error {
 	if err != nil {
 		return err
 	}
-	if _, advice := fit(f.current.Load().cfg.Limits); advice != "" {
-		f.log.Warn("configuration", "warning", advice)
+	limits := f.current.Load().cfg.Limits
+	if _, advice := fit(limits); advice != "" {
+		level := slog.LevelWarn
+		if limits.Sessions == 0 {
+			level = slog.LevelInfo // nobody asked for so many
+		}
+		f.log.Log(f.ended, level, "configuration", "warning", advice)
 	}
 	f.table.Start(f.ended)
 	return f.engine.Listen(sockets)
@@ -216,16 +221,23 @@ func (f *frontend) reload() (warnings []string, err error) {
 
 // replace puts the table and the engine into the new state, or leaves both in the old one.
 func (f *frontend) replace(old, now *loaded) error {
-	if err := f.table.Update(now.cfg.Config); err != nil {
+	if err := f.setTable(now.cfg); err != nil {
 		return err
 	}
 	if f.withdrawn != nil {
 		return nil // the engine would listen again; ready gives it the new configuration
 	}
 	if err := f.engine.Reload(f.parts(now)); err != nil {
-		return errors.Join(err, f.table.Update(old.cfg.Config))
+		return errors.Join(err, f.setTable(old.cfg))
 	}
 	return nil
+}
+
+func (f *frontend) setTable(cfg *conf.Config) error {
+	if err := f.table.Update(cfg.Config); err != nil {
+		return err
+	}
+	return f.table.SetServices(cfg.Services())
 }
 
 // retire closes the directory of an older configuration when no login can be using it any more.

@@ -75,7 +75,10 @@ func tlsOf(cfg *conf.Config, service, address string) string {
 	if err != nil {
 		return ""
 	}
-	i := slices.IndexFunc(cfg.Listeners, func(l proxy.Listener) bool { return l.Service == service && portOf(l.Address) == at.Port() })
+	i := slices.IndexFunc(cfg.Listeners, func(l proxy.Listener) bool {
+		port := portOf(l.Address)
+		return l.Service == service && (port == at.Port() || port == 0) // 0: any that was free
+	})
 	if i < 0 {
 		return ""
 	}
