@@ -37,16 +37,23 @@ type Header struct {
 
 // Line is a change in the journal, or, with Void, the news that one was not made after all.
 type Line struct {
-	N       int64     `json:"n,omitempty"` // counts the changes of a run from 1
+	N       int64     `json:"n"` // counts the changes of a run from 1
 	Time    time.Time `json:"time"`
-	DN      string    `json:"dn,omitempty"`
-	From    string    `json:"from,omitempty"`
-	To      string    `json:"to,omitempty"`
-	Old     string    `json:"old,omitempty"`     // original home host before
-	OldTo   string    `json:"old_to,omitempty"`  // original home host after
-	Void    int64     `json:"void,omitempty"`    // the change with this number was not made
-	Reason  string    `json:"reason,omitempty"`  // why not
+	DN      string    `json:"dn"`
+	From    string    `json:"from"`
+	To      string    `json:"to"`
+	Old     string    `json:"old"`    // original home host before; "" for none
+	OldTo   string    `json:"old_to"` // original home host after
+	Void    int64     `json:"void,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
 	Journal string    `json:"journal,omitempty"` // set in a Header only
+}
+
+// void strikes out the change with this number, and says why.
+type void struct {
+	Void   int64     `json:"void"`
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason"`
 }
 
 // change is the change of a line.
@@ -122,7 +129,7 @@ func (j *Journal) Intend(batch []directory.Change) (first int64, err error) {
 func (j *Journal) Void(n int64, o Outcome) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	l := Line{Time: time.Now().UTC(), Void: n, Reason: "already so"}
+	l := void{Void: n, Time: time.Now().UTC(), Reason: "already so"}
 	if o.Err != nil {
 		l.Reason = o.Err.Error()
 	}
@@ -203,7 +210,7 @@ func (u *Undo) read(f io.ReaderAt, size int64, out func(Item) error) error {
 	if err != nil {
 		return err
 	}
-	void := map[int64]bool{}
+	struck := map[int64]bool{}
 	run := len(wanted) - 1
 	return backwards(f, size, func(text []byte) error {
 		var l Line
@@ -212,13 +219,13 @@ func (u *Undo) read(f io.ReaderAt, size int64, out func(Item) error) error {
 		}
 		switch {
 		case l.Journal != "":
-			clear(void)
+			clear(struck)
 			run--
 			return out(Item{Barrier: true})
 		case run < 0 || !wanted[run]:
 		case l.Void != 0:
-			void[l.Void] = true
-		case !void[l.N] && l.DN != "":
+			struck[l.Void] = true
+		case !struck[l.N] && l.DN != "":
 			c := l.change()
 			c.From, c.To, c.OldFrom, c.OldTo = c.To, c.From, c.OldTo, c.OldFrom
 			return out(Item{Change: c})
