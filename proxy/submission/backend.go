@@ -1,21 +1,13 @@
 package submission
 
 import (
-	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
 
 	"mailmux/proxy"
-	"mailmux/proxy/auth"
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/wire"
-)
-
-// Bounds on the login on a member.
-const (
-	maxChallenges = 16  // of one SASL exchange
-	maxCommand    = 510 // RFC 5321 section 4.5.3.1.4, without CRLF; longer initial responses wait for a challenge
 )
 
 // member is the login on one member.
@@ -124,11 +116,11 @@ func (m *member) loginStepByStep(commands []string, name string) error {
 			return err
 		}
 	}
-	exchange, held, err := m.sayAuth()
+	login, err := m.sayAuth()
 	if err != nil {
 		return err
 	}
-	return m.converse(exchange, held)
+	return m.finish(login)
 }
 
 func (m *member) loginAtOnce(commands []string, name string) error {
@@ -138,7 +130,7 @@ func (m *member) loginAtOnce(commands []string, name string) error {
 	if len(commands) > 0 {
 		m.Conn.Line("EHLO ", name)
 	}
-	exchange, held, err := m.sayAuth()
+	login, err := m.sayAuth()
 	if err != nil {
 		return err
 	}
@@ -152,83 +144,24 @@ func (m *member) loginAtOnce(commands []string, name string) error {
 			return err
 		}
 	}
-	return m.converse(exchange, held)
+	return m.finish(login)
 }
 
-// sayAuth says AUTH, with the initial response where that fits into the line. Otherwise it is held back as the answer to
-// the first challenge (RFC 4954 section 4).
-func (m *member) sayAuth() (exchange auth.Exchange, held []byte, err error) {
+func (m *member) sayAuth() (*login, error) {
 	mechanisms := m.extensions.Mechanisms()
-	if mechanisms == nil {
-		return nil, nil, fmt.Errorf("backend offers no AUTH; does it want TLS (backend.tls)? %w", proxy.ErrProtocol)
-	}
-	exchange = m.Exchange(mechanisms)
-	mechanism, initial, err := exchange.Start()
+	return sayAuth(m.Conn, mechanisms, m.Exchange(mechanisms))
+}
+
+// finish runs the login to its end and keeps what the member says to it, for the client and for clients to come.
+func (m *member) finish(l *login) error {
+	accepted, err := l.converse()
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	if !slices.ContainsFunc(mechanisms, func(offered string) bool { return strings.EqualFold(offered, mechanism) }) {
-		return nil, nil, fmt.Errorf("backend does not offer AUTH %s: %w", mechanism, proxy.ErrProtocol)
-	}
-	const verb = "AUTH "
-	switch size := len(verb) + len(mechanism) + 1 + base64.StdEncoding.EncodedLen(len(initial)); {
-	case initial == nil, size > maxCommand:
-		m.Conn.Line(verb, mechanism)
-		return exchange, initial, nil
-	case len(initial) == 0:
-		m.Conn.Line(verb, mechanism, " =")
-	default:
-		m.Conn.Secret("AUTH [redacted]", verb, mechanism, " ", base64.StdEncoding.EncodeToString(initial))
-	}
-	return exchange, nil, nil
+	m.session.accepted = accepted.Wire()
+	m.Learn(offerable(m.extensions))
+	return nil
 }
-
-// converse runs the exchange behind AUTH to its end.
-func (m *member) converse(exchange auth.Exchange, held []byte) error {
-	for range maxChallenges {
-		reply, err := smtpwire.ReadReply(m.Conn)
-		switch {
-		case err != nil:
-			return failed("AUTH", err)
-		case reply.Code == 235:
-			m.session.accepted = reply.Wire()
-			m.Learn(offerable(m.extensions))
-			return nil
-		case reply.Code != 334:
-			return refused(reply)
-		}
-		response := held
-		if held == nil {
-			if response, err = answer(exchange, reply.Text); err != nil {
-				return err
-			}
-		}
-		held = nil
-		m.Conn.Secret("[redacted]", base64.StdEncoding.EncodeToString(response))
-	}
-	return fmt.Errorf("AUTH: %w: more than %d challenges", proxy.ErrProtocol, maxChallenges)
-}
-
-func answer(exchange auth.Exchange, text string) ([]byte, error) {
-	challenge, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return nil, fmt.Errorf("AUTH: %w: challenge: %w", proxy.ErrProtocol, err)
-	}
-	return exchange.Next(challenge)
-}
-
-// refused sorts the member's answer to AUTH. Its wrong-password text is for the log alone. What it says of its own goes to
-// the client as it is, but for codes that complain of us: of our grammar, of the leg's missing TLS, or that it closes.
-func refused(reply smtpwire.Reply) error {
-	switch {
-	case reply.Code == 535:
-		return fmt.Errorf("%w: %s", proxy.ErrRejected, reply)
-	case reply.Class() < 4, reply.Code == 421, 500 <= reply.Code && reply.Code <= 504, reply.Code == 530, reply.Code == 538:
-		return unexpected("AUTH", reply)
-	}
-	return &proxy.Reply{Text: reply.Wire()}
-}
-
 // expect reads a reply that has to have this code.
 func expect(c *wire.Conn, code int, command string) error {
 	reply, err := smtpwire.ReadReply(c)

@@ -3,10 +3,10 @@ package submission
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"fmt"
 	"net"
 
+	"mailmux/proxy/auth"
 	"mailmux/proxy/backend"
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/wire"
@@ -16,21 +16,18 @@ import (
 const maxProbeLine = 4096
 
 // Prober checks members: greeting, EHLO, STARTTLS where the host table says so, and a login if a user is configured.
-type Prober struct {
-	// Hostname is what the checks call themselves in EHLO.
-	Hostname string
-}
+type Prober struct{}
 
 var _ backend.Prober = Prober{}
 
 // Probe speaks to a member on a fresh connection. The capabilities are what clients may be offered for it.
-func (p Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabilities []string, err error) {
+func (Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabilities []string, err error) {
 	conn := wire.NewConn(c, maxProbeLine)
 	defer conn.Release()
 	if err := expect(conn, 220, "greeting"); err != nil {
 		return nil, err
 	}
-	extensions, err := p.ehlo(conn)
+	extensions, err := ehlo(conn)
 	if err != nil {
 		return nil, err
 	}
@@ -38,15 +35,13 @@ func (p Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabi
 		if err := startTLS(ctx, conn, extensions, to.TLS); err != nil {
 			return nil, err
 		}
-		if extensions, err = p.ehlo(conn); err != nil {
+		if extensions, err = ehlo(conn); err != nil {
 			return nil, err
 		}
 	}
 	if to.User != "" {
-		plain := base64.StdEncoding.EncodeToString([]byte("\x00" + to.User + "\x00" + to.Password))
-		conn.Secret("AUTH PLAIN [redacted]", "AUTH PLAIN ", plain)
-		if err := expect(conn, 235, "AUTH"); err != nil {
-			return nil, err
+		if err := probeLogin(conn, extensions.Mechanisms(), to.User, to.Password); err != nil {
+			return nil, fmt.Errorf("log in as %s: %w", to.User, err)
 		}
 	}
 	// Taking leave keeps a lost connection out of the member's log. Whether it answers says nothing more.
@@ -55,8 +50,13 @@ func (p Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabi
 	return offerable(extensions), nil
 }
 
-func (p Prober) ehlo(conn *wire.Conn) (smtpwire.Extensions, error) {
-	conn.Line("EHLO ", p.Hostname)
+// ehlo calls a check by its address, as a client without a name has to (RFC 5321 section 4.1.4).
+func ehlo(conn *wire.Conn) (smtpwire.Extensions, error) {
+	name := "localhost"
+	if a, ok := conn.NetConn().LocalAddr().(*net.TCPAddr); ok {
+		name = "[" + smtpwire.FormatAddress(a.AddrPort().Addr()) + "]"
+	}
+	conn.Line("EHLO ", name)
 	return readExtensions(conn)
 }
 
@@ -72,4 +72,17 @@ func startTLS(ctx context.Context, conn *wire.Conn, extensions smtpwire.Extensio
 		return fmt.Errorf("STARTTLS: %w", err)
 	}
 	return nil
+}
+
+func probeLogin(conn *wire.Conn, mechanisms []string, user, password string) error {
+	creds, err := auth.Password(user, password)
+	if err != nil {
+		return err
+	}
+	l, err := sayAuth(conn, mechanisms, creds.Exchange(user, nil, mechanisms))
+	if err != nil {
+		return err
+	}
+	_, err = l.converse()
+	return err
 }

@@ -44,7 +44,7 @@ func probe(t *testing.T, p backend.Probe, script ...string) (capabilities, comma
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(10 * time.Second))
 	heard := answers(t, member, script...)
-	capabilities, err = Prober{Hostname: "frontend.example.com"}.Probe(context.Background(), c, p)
+	capabilities, err = Prober{}.Probe(context.Background(), c, p)
 	c.Close()
 	return capabilities, <-heard, err
 }
@@ -52,11 +52,11 @@ func probe(t *testing.T, p backend.Probe, script ...string) (capabilities, comma
 func TestProbe(t *testing.T) {
 	const ehlo = "250-store\r\n250-SIZE 5\r\n250-STARTTLS\r\n250-AUTH PLAIN\r\n250 DSN\r\n"
 	got, commands, err := probe(t, backend.Probe{}, "220-store\r\n220 ready\r\n", ehlo, "221 bye\r\n")
-	if err != nil || !slices.Equal(got, []string{"SIZE 5", "DSN"}) || !slices.Equal(commands, []string{"EHLO frontend.example.com", "QUIT"}) {
+	if err != nil || !slices.Equal(got, []string{"SIZE 5", "DSN"}) || !slices.Equal(commands, []string{"EHLO localhost", "QUIT"}) {
 		t.Errorf("%q %q %v", got, commands, err)
 	}
 	got, commands, err = probe(t, backend.Probe{User: "ann", Password: "sesame"}, "220 ready\r\n", ehlo, "235 2.7.0 ok\r\n", "221 bye\r\n")
-	if err != nil || got == nil || !slices.Equal(commands, []string{"EHLO frontend.example.com", "AUTH PLAIN AGFubgBzZXNhbWU=", "QUIT"}) {
+	if err != nil || got == nil || !slices.Equal(commands, []string{"EHLO localhost", "AUTH PLAIN AGFubgBzZXNhbWU=", "QUIT"}) {
 		t.Errorf("login: %q %q %v", got, commands, err)
 	}
 }
@@ -76,7 +76,7 @@ func TestProbeFindsFaults(t *testing.T) {
 		"no STARTTLS":      {p: backend.Probe{Mode: backend.StartTLS}, script: []string{"220 ok\r\n", "250 x\r\n"}, want: "does not offer STARTTLS"},
 		"STARTTLS refused": {p: backend.Probe{Mode: backend.StartTLS}, script: []string{"220 ok\r\n", "250-x\r\n250 STARTTLS\r\n", "454 no\r\n"}, want: "454 no"},
 		"injected":         {p: backend.Probe{Mode: backend.StartTLS, TLS: &tls.Config{}}, script: []string{"220 ok\r\n", "250-x\r\n250 STARTTLS\r\n", "220 go\r\n250 x\r\n"}, want: "in the clear"},
-		"login refused":    {p: backend.Probe{User: "ann"}, script: []string{"220 ok\r\n", "250-x\r\n250 AUTH PLAIN\r\n", "535 5.7.8 no\r\n"}, want: "535 5.7.8 no"},
+		"login refused":    {p: backend.Probe{User: "ann", Password: "x"}, script: []string{"220 ok\r\n", "250-x\r\n250 AUTH PLAIN\r\n", "535 5.7.8 no\r\n"}, want: "535 5.7.8 no"},
 	} {
 		_, _, err := probe(t, tt.p, tt.script...)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -102,7 +102,7 @@ func FuzzMember(f *testing.F) {
 			io.WriteString(member, words)
 			member.Close()
 		}()
-		list, err := Prober{Hostname: "frontend.example.com"}.Probe(context.Background(), c, backend.Probe{})
+		list, err := Prober{}.Probe(context.Background(), c, backend.Probe{})
 		c.Close()
 		<-done
 		for _, line := range list {

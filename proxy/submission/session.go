@@ -10,8 +10,10 @@ import (
 	"mailmux/proxy/wire"
 )
 
-// Handler speaks submission for all sessions of a server. It holds no session's state.
+// Handler speaks submission for all sessions of a server, and checks members. It holds no session's state.
 type Handler struct {
+	Prober
+
 	offer atomic.Pointer[offer]
 }
 
