@@ -10,8 +10,8 @@
 // The files: main.go (the process), screen.go (what is printed), world.go (servers, directory, configuration), client.go
 // (a client that shows what it says and hears), story.go (the steps).
 //
-// On a terminal it stays up at the end, for you to try; Ctrl-C ends it. Exit codes: 0 all went as it must, 1 something
-// did not, 2 usage.
+// On a terminal it stays up at the end, for you to try; Enter or Ctrl-C ends it. Exit codes: 0 all went as it must, 1
+// something did not, or it was interrupted before the end, 2 usage.
 package main
 
 import (
@@ -47,7 +47,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	o := terminal(stdout)
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.BoolVar(&o.stay, "stay", o.stay, "stay up at the end until Ctrl-C (default: on a terminal)")
+	flags.BoolVar(&o.stay, "stay", o.stay, "stay up at the end until Enter or Ctrl-C (default: on a terminal)")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
@@ -61,13 +61,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := play(ctx, newScreen(stdout, o), o.stay)
-	if ctx.Err() != nil {
-		fmt.Fprintln(stdout, "\nended; everything is stopped and removed")
-		return 0
-	}
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		fmt.Fprintln(stderr, "\ndemo: interrupted; everything is stopped and removed")
+		return 1
+	case err != nil:
 		fmt.Fprintln(stderr, "\ndemo:", err)
 		return 1
+	case o.stay:
+		fmt.Fprintln(stdout, "\nEnded; everything is stopped and removed.")
 	}
 	return 0
 }

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -277,13 +281,31 @@ func restore(ctx context.Context, w *world) error {
 	return w.command(ctx, 0, "mailmux", "lookup", "-config", configFile, "ann@example.com")
 }
 
-// awaitEast logs ann in, quietly, until mailmux has seen that east is back; its checks need a second or two.
+// servicesUp asks mailmux, quietly, whether every service has a member for ann.
+func (w *world) servicesUp(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(w.dir, "mailmux"), "lookup", "-config", configFile, "ann@example.com")
+	cmd.Dir = w.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("mailmux lookup: %w\n%s", err, out)
+	}
+	if strings.Contains(string(out), "no member") {
+		return fmt.Errorf("mailmux lookup says:\n%s", out)
+	}
+	return nil
+}
+
+// awaitEast waits until ann can log in, and mailmux has seen that all services of east are back: its checks need a second
+// or two.
 func (w *world) awaitEast(ctx context.Context) error {
 	begin := time.Now()
 	for {
 		err := w.annIsHome(ctx)
 		if err == nil {
-			w.screen.aside("(ann logs in at east again, %.1f s after it came back)", time.Since(begin).Seconds())
+			err = w.servicesUp(ctx)
+		}
+		if err == nil {
+			w.screen.aside("(ann logs in at east again, and all is up %.1f s after it came back)", time.Since(begin).Seconds())
 			return nil
 		}
 		select {
@@ -310,13 +332,13 @@ func (w *world) annIsHome(ctx context.Context) error {
 	return c.nameIs("h2", eastName)
 }
 
-// invite prints how to go on, and waits for Ctrl-C.
+// invite prints how to go on, and waits for Enter or Ctrl-C.
 func (w *world) invite(ctx context.Context) error {
 	// Whoever moves accounts by hand now finds their mail on either server.
 	w.east.backend.Attach(w.westDisk)
 	w.west.backend.Attach(w.eastDisk)
 	s := w.screen
-	s.title("Try it: everything stays up until Ctrl-C")
+	s.title("Try it: everything stays up until you press Enter or Ctrl-C")
 	s.note("Accounts: ann, bob, carl, dora, emil @example.com; password %s. Both servers see both disks now, so that you can move accounts.", password)
 	for _, line := range []string{
 		"cd " + w.dir,
@@ -337,7 +359,24 @@ func (w *world) invite(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
+	case <-enter():
+		return nil
 	case <-w.exited:
 		return w.explain(fmt.Errorf("mailmux has ended: %s", w.mailmux.ProcessState))
+	}
+}
+
+// enter is closed when a line is typed. Without a terminal, which gives an end of file at once, it never is. The reading
+// goroutine ends with the program: a read of a terminal cannot be called off.
+func enter() <-chan struct{} {
+	typed := make(chan struct{})
+	go awaitLine(typed)
+	return typed
+}
+
+// awaitLine closes the channel behind one line of input.
+func awaitLine(typed chan<- struct{}) {
+	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err == nil {
+		close(typed)
 	}
 }

@@ -289,20 +289,22 @@ func (w *world) awaitMailmux() {
 	close(w.exited)
 }
 
-// stopMailmux asks the process to end, and after a while makes it.
+// stopMailmux asks the process to end; then to end at once, without waiting for sessions; then makes it.
 func (w *world) stopMailmux() error {
 	if w.exited == nil {
 		return nil
 	}
-	w.mailmux.Process.Signal(os.Interrupt)
-	select {
-	case <-w.exited:
-		return nil
-	case <-time.After(10 * time.Second):
-		w.mailmux.Process.Kill()
-		<-w.exited
-		return errors.New("mailmux did not end within 10 s of being asked to")
+	for range 2 {
+		w.mailmux.Process.Signal(os.Interrupt)
+		select {
+		case <-w.exited:
+			return nil
+		case <-time.After(2 * time.Second):
+		}
 	}
+	w.mailmux.Process.Kill()
+	<-w.exited
+	return errors.New("mailmux did not end within 4 s of being asked to, twice")
 }
 
 // front is the address of one of mailmux's listeners.
