@@ -28,6 +28,7 @@ type Backend struct {
 	config  *tls.Config
 	master  *auth.Master
 	creds   *auth.Credentials
+	stated  bool // the credentials were asked for, and are on their way
 }
 
 // dial connects to a member, with the PROXY header and TLS if it wants them from the start.
@@ -124,12 +125,14 @@ func (b *Backend) Identity() (id Identity, ok bool) {
 // Told is the login in words, for the protocol's own login command. ok is false for a relayed mechanism, and for a
 // login with an authorization identity: those go by Exchange.
 func (b *Backend) Told() (t auth.Told, ok bool) {
+	b.stated = true
 	t, ok = b.creds.Backend(b.Account.Login, b.master)
 	return t, ok && t.Authzid == ""
 }
 
 // Exchange is the login by SASL. offered lists the mechanisms that the member showed, nil if it showed none.
 func (b *Backend) Exchange(offered []string) auth.Exchange {
+	b.stated = true
 	return b.creds.Exchange(b.Account.Login, b.master, offered)
 }
 

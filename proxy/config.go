@@ -136,6 +136,8 @@ type Limits struct {
 	// DrainTimeout is how long logged-in sessions may live on after SIGTERM [10s]. A systemd unit needs a TimeoutStopSec
 	// above it.
 	DrainTimeout time.Duration `yaml:"drain_timeout"`
+	// EvacuationRate is how many accounts a second have to leave a member that is withdrawn with -evacuate [50].
+	EvacuationRate int `yaml:"evacuation_rate"`
 	// CloseSpread is the time over which clients are let go when a member is lost with many sessions [10s], so that they
 	// do not all come back in the same second.
 	CloseSpread time.Duration `yaml:"close_spread"`
@@ -161,6 +163,7 @@ func (l Limits) WithDefaults() Limits {
 	number(&l.PerAccount, 50)
 	number(&l.BadCommands, 5)
 	number(&l.LineLength, 16384)
+	number(&l.EvacuationRate, 50)
 	span(&l.LoginTimeout, time.Minute)
 	span(&l.HandOverTimeout, 30*time.Second)
 	span(&l.IdleTimeout, 35*time.Minute)
@@ -189,6 +192,7 @@ func (l *Limits) Validate() error {
 	number("per_account", l.PerAccount, 1, 10_000_000)
 	number("bad_commands", l.BadCommands, 1, 1000)
 	number("line_length", l.LineLength, 1024, 1<<20)
+	number("evacuation_rate", l.EvacuationRate, 1, 100_000)
 	span("login_timeout", l.LoginTimeout, time.Second, time.Hour)
 	span("hand_over_timeout", l.HandOverTimeout, 100*time.Millisecond, 10*time.Minute)
 	span("idle_timeout", l.IdleTimeout, minIdle, 30*24*time.Hour)

@@ -23,9 +23,7 @@ func (r *Record) BackendLost() time.Duration {
 func (r *Record) finish(err error, result splice.Result) {
 	srv := r.server
 	srv.registry.leave(r)
-	if r.handed.Load() {
-		r.member.Closed(r.service)
-	}
+	r.leaveMember()
 	outcome, reason := "ok", result.Reason.String()
 	switch {
 	case err != nil:
@@ -40,6 +38,19 @@ func (r *Record) finish(err error, result splice.Result) {
 	srv.metrics.SessionEnded(r.service, outcome, result.Up, result.Down, lasted)
 	srv.slots.give()
 	r.log(outcome, reason, result, lasted)
+}
+
+// open counts the session to a member, leaveMember takes that back.
+func (r *Record) open(m *backend.Member) {
+	r.counted = m
+	m.Opened(r.service)
+}
+
+func (r *Record) leaveMember() {
+	if r.counted != nil {
+		r.counted.Closed(r.service)
+		r.counted = nil
+	}
 }
 
 // log writes the session event. Its keys are public: a golden test holds them.

@@ -152,7 +152,7 @@ func (s *Session) enterHost(ctx context.Context, host *backend.Host, account *di
 	var tried backend.Tried
 	var last error
 	for round := 0; ; {
-		m, err := host.Choose(s.Service(), s.record.name, &tried)
+		m, err := s.choose(host, &tried)
 		if err != nil {
 			if last == nil || round == retries || ctx.Err() != nil {
 				return &backendError{host.Name(), "", errors.Join(last, err)}
@@ -175,6 +175,19 @@ func (s *Session) enterHost(ctx context.Context, host *backend.Host, account *di
 	}
 }
 
+// choose picks the member. An account that still has sessions on a withdrawn member stays there until they have ended:
+// two members at once are worse than one more session on that one.
+func (s *Session) choose(host *backend.Host, tried *backend.Tried) (*backend.Member, error) {
+	if host.Sticky() && tried.Len() == 0 {
+		if m := s.server.registry.memberOf(s.record, host.Name()); m != nil {
+			if withdrawn, _ := m.Withdrawn(); withdrawn && m.Joinable(s.Service()) {
+				return m, nil
+			}
+		}
+	}
+	return host.Choose(s.Service(), s.record.name, tried)
+}
+
 // mayTryAgain says whether another member, or the same one once more, may be asked after an error: never once the
 // credentials were refused, or a challenge has gone to the client.
 func (s *Session) mayTryAgain(err error, creds *auth.Credentials) bool {
@@ -187,8 +200,10 @@ func (s *Session) enterMember(ctx context.Context, m *backend.Member, account *d
 		return err
 	}
 	began := time.Now()
+	s.record.open(m) // counted from here on, so that many logins at once do not all choose the same member
 	b, err := s.dial(ctx, m, account, creds)
 	if err != nil {
+		s.record.leaveMember()
 		return &backendError{m.Host(), m.Name(), err} // Dial has reported the failure to the member itself
 	}
 	err = enter(b)
@@ -204,9 +219,14 @@ func (s *Session) enterMember(ctx context.Context, m *backend.Member, account *d
 		m.Succeeded(s.Service(), time.Since(began)) // it works; it said no
 	case errors.As(err, &fault):
 	default:
-		m.Failed(s.Service(), err)
+		if b.stated {
+			m.LoginFailed(s.Service(), s.record.name, err)
+		} else {
+			m.Failed(s.Service(), err)
+		}
 		err = &backendError{m.Host(), m.Name(), err}
 	}
+	s.record.leaveMember()
 	b.close()
 	return err
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ type Record struct {
 	session   atomic.Pointer[Session] // until the hand-over
 
 	entered     bool
+	counted     *backend.Member // what the session is counted to
 	lastRefusal error
 }
 
@@ -113,6 +115,25 @@ func (r *registry) choose(rec *Record, m *backend.Member, sticky bool) (elsewher
 	return elsewhere
 }
 
+// memberOf is the member of a host that the account's other sessions are on, nil without any.
+func (r *registry) memberOf(rec *Record, host string) *backend.Member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, other := range r.accounts[rec.name] {
+		if other != rec && other.member != nil && other.member.Host() == host {
+			return other.member
+		}
+	}
+	return nil
+}
+
+// ofAccount lists an account's sessions.
+func (r *registry) ofAccount(name string) []*Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.accounts[name])
+}
+
 // unclaim takes back claim and choose, after a login that failed.
 func (r *registry) unclaim(rec *Record) {
 	r.mu.Lock()
@@ -161,7 +182,6 @@ func (r *registry) note(field *string, value string) {
 
 // handedOver marks a session as logged in, and forgets what it was made of.
 func (r *registry) handedOver(rec *Record) {
-	rec.member.Opened(rec.service)
 	rec.handed.Store(true)
 	rec.session.Store(nil)
 }

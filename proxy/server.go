@@ -72,9 +72,11 @@ type Server struct {
 	listeners map[string]*listener // by address
 	own       atomic.Pointer[ownAddrs]
 	draining  atomic.Bool
-	ctx       context.Context // ends when nothing is to be waited for any more
-	cancel    context.CancelFunc
-	sessions  sync.WaitGroup // goroutines of sessions before their hand-over
+
+	evacuating atomic.Bool
+	ctx        context.Context // ends when nothing is to be waited for any more
+	cancel     context.CancelFunc
+	sessions   sync.WaitGroup // goroutines of sessions before their hand-over
 }
 
 // New makes a server of its parts. It listens nowhere yet. The error joins all faults; each begins with its key.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
@@ -96,3 +97,41 @@ func (srv *Server) Withdraw() {
 func (srv *Server) Resume() error { return srv.Listen(nil) }
 
 var _ splice.Ended = (*Record)(nil)
+
+// Evacuate lets the sessions go whose members the operator withdrew with that wish, one account after the other at
+// limits.evacuation_rate, and returns when none is left or ctx ends. Called while it runs, it does nothing: the running
+// one sees to the new wish as well.
+func (srv *Server) Evacuate(ctx context.Context) {
+	if !srv.evacuating.CompareAndSwap(false, true) {
+		return
+	}
+	defer srv.evacuating.Store(false)
+	leaving := func(rec *Record) bool {
+		if rec.member == nil || !rec.handed.Load() {
+			return false
+		}
+		_, evacuate := rec.member.Withdrawn()
+		return evacuate
+	}
+	for {
+		list := srv.registry.matching(leaving)
+		if len(list) == 0 {
+			return
+		}
+		done := map[string]bool{}
+		for _, rec := range list {
+			if done[rec.name] {
+				continue
+			}
+			done[rec.name] = true
+			for _, same := range srv.registry.ofAccount(rec.name) {
+				if leaving(same) {
+					same.cut()
+				}
+			}
+			if pause(ctx, time.Second/time.Duration(srv.state.Load().limits.EvacuationRate)) != nil {
+				return
+			}
+		}
+	}
+}
