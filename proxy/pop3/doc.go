@@ -24,5 +24,6 @@
 //   - RFC 6856 section 3: LANG knows i-default alone, before the login, and is not shown by CAPA.
 //   - RFC 5034 section 4: AUTH without a mechanism lists the mechanisms, as the drafts before the RFC had it; mail programs
 //     still ask so.
+//   - A member's [REFERRAL/…] (Dovecot) is not passed on. A client that followed it would go past the frontend.
 //   - NOOP is answered before the login (RFC 1939 has it only after): some mail programs keep a connection open by it.
 package pop3

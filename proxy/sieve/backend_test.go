@@ -51,12 +51,13 @@ func TestReadResponse(t *testing.T) {
 
 func TestReadListing(t *testing.T) {
 	_, c := newTape("\"IMPLEMENTATION\" \"Example\"\r\n\"sasl\" \"PLAIN  LOGIN\"\r\n\"SIEVE\" {8}\r\nfileinto\r\n" +
+		"\"X\" \"" + strings.Repeat("x", 4090) + "\"\r\n\"Y\" {5000}\r\n" + strings.Repeat("y", 5000) + "\r\n" +
 		"\"StartTLS\"\r\n\"XCLIENT\"\r\n\"MAXREDIRECTS\" 5\r\nOK \"ready\"\r\n")
 	l, err := readListing(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"IMPLEMENTATION Example", "sasl PLAIN  LOGIN", "SIEVE fileinto", "StartTLS", "XCLIENT", "MAXREDIRECTS 5"}
+	want := []string{"IMPLEMENTATION Example", "sasl PLAIN  LOGIN", "SIEVE fileinto", "X " + strings.Repeat("x", 4090), "StartTLS", "XCLIENT", "MAXREDIRECTS 5"}
 	if !slices.Equal(l.lines, want) || !l.starttls || !l.xclient || !slices.Equal(l.sasl, []string{"PLAIN", "LOGIN"}) {
 		t.Errorf("got %+v", l)
 	}

@@ -54,17 +54,28 @@ func common(lists [][]string) []string {
 		return []string{`"SIEVE" "` + extensions + `"`}
 	}
 	words, _ := commonWords(lists, "SIEVE")
-	lines := []string{`"SIEVE" ` + quote(strings.Join(words, " "))}
-	if words, ok := commonWords(lists, "NOTIFY"); ok {
-		lines = append(lines, `"NOTIFY" `+quote(strings.Join(words, " ")))
-	}
-	if words, ok := commonWords(lists, "EXTLISTS"); ok {
-		lines = append(lines, `"EXTLISTS" `+quote(strings.Join(words, " ")))
+	lines := []string{`"SIEVE" ` + quoteWords(words)}
+	for _, name := range []string{"NOTIFY", "EXTLISTS"} {
+		if words, ok := commonWords(lists, name); ok {
+			lines = append(lines, `"`+name+`" `+quoteWords(words))
+		}
 	}
 	if n, ok := leastNumber(lists, "MAXREDIRECTS"); ok {
 		lines = append(lines, `"MAXREDIRECTS" "`+strconv.Itoa(n)+`"`)
 	}
 	return lines
+}
+
+// quoteWords puts as many words into a quoted string as it may hold.
+func quoteWords(words []string) string {
+	size := 0
+	for i, w := range words {
+		if size += len(w) + 1; size > maxQuoted {
+			words = words[:i]
+			break
+		}
+	}
+	return quote(strings.Join(words, " "))
 }
 
 // commonWords are the words that the capability has in every list; ok is false when it is missing in one.

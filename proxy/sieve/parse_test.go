@@ -138,6 +138,10 @@ func TestCommon(t *testing.T) {
 			[]string{`"SIEVE" "fileinto imap4flags"`, `"NOTIFY" "mailto"`, `"MAXREDIRECTS" "3"`},
 		},
 		{"one shows nothing", [][]string{{"SIEVE fileinto", "MAXREDIRECTS 5"}, {}}, []string{`"SIEVE" ""`}},
+		{
+			"more than a string may hold", [][]string{{"SIEVE " + strings.Repeat("123456789 ", 200)}},
+			[]string{`"SIEVE" "` + strings.Repeat("123456789 ", 101) + `123456789"`},
+		},
 		{"a number that is none", [][]string{{"SIEVE", "MAXREDIRECTS many"}}, []string{`"SIEVE" ""`}},
 	} {
 		if got := common(tc.lists); !slices.Equal(got, tc.want) {

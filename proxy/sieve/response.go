@@ -12,6 +12,7 @@ import (
 const (
 	maxCapabilities = 64
 	maxTokens       = 64
+	maxCapability   = 4096 // bytes of one; what is longer is nothing that a client could be shown
 )
 
 // response is a member's OK, NO or BYE (RFC 5804 section 1.2).
@@ -164,5 +165,7 @@ func (l *listing) add(tokens []token) {
 	if value != "" {
 		name += " " + value
 	}
-	l.lines = append(l.lines, name)
+	if len(name) <= maxCapability {
+		l.lines = append(l.lines, name)
+	}
 }
