@@ -107,7 +107,7 @@ func (srv *Server) Evacuate(ctx context.Context) {
 	}
 	defer srv.evacuating.Store(false)
 	leaving := func(rec *Record) bool {
-		if rec.member == nil || !rec.handed.Load() {
+		if !rec.handed.Load() { // its member is settled then
 			return false
 		}
 		_, evacuate := rec.member.Withdrawn()

@@ -91,7 +91,11 @@ func tlsOf(cfg *conf.Config, service, address string) string {
 // Withdraw takes a member, a host or this frontend out of service.
 func (f *frontend) Withdraw(t admin.Target) error {
 	if t.Target != admin.Self {
-		return f.table.Withdraw(t.Target, t.Evacuate)
+		err := f.table.Withdraw(t.Target, t.Evacuate)
+		if err == nil && t.Evacuate {
+			f.retired.Go(func() { f.engine.Evacuate(f.ended) })
+		}
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
