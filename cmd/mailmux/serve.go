@@ -96,7 +96,7 @@ func (p *process) announce(door *admin.Server) {
 }
 
 func (p *process) statusLine() string {
-	return fmt.Sprintf("STATUS=%s, %d hosts", p.state(), len(p.current.Load().cfg.Hosts))
+	return fmt.Sprintf("STATUS=%s, %s", p.state(), plural(len(p.current.Load().cfg.Hosts), "host"))
 }
 
 // await returns when the process is to end.
