@@ -2,7 +2,6 @@ package submission
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"mailmux/proxy"
@@ -101,7 +100,12 @@ func (m *member) introduction() (commands []string, name string) {
 // Without AUTH in the first list it is the second one that counts.
 func pipelines(extensions smtpwire.Extensions) bool {
 	attributes, _ := extensions.Find("XCLIENT")
-	return slices.Contains(strings.Fields(attributes), "SESSION") && extensions.Mechanisms() != nil
+	for attribute := range strings.FieldsSeq(attributes) {
+		if attribute == "SESSION" {
+			return extensions.Mechanisms() != nil
+		}
+	}
+	return false
 }
 
 func (m *member) loginStepByStep(commands []string, name string) error {
@@ -162,6 +166,7 @@ func (m *member) finish(l *login) error {
 	m.Learn(offerable(m.extensions))
 	return nil
 }
+
 // expect reads a reply that has to have this code.
 func expect(c *wire.Conn, code int, command string) error {
 	reply, err := smtpwire.ReadReply(c)

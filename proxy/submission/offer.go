@@ -29,7 +29,7 @@ func ownExtension(line string) bool {
 		strings.HasPrefix(keyword, "X") || strings.HasPrefix(keyword, "x")
 }
 
-// Offerable filters a member's list of extensions, in place, down to what clients may be offered before their login.
+// offerable filters a member's list of extensions, in place, down to what clients may be offered before their login.
 func offerable(list smtpwire.Extensions) smtpwire.Extensions {
 	return slices.DeleteFunc(list, func(line string) bool {
 		return ownExtension(line) || len(line) > maxOffered
