@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// Config says where the accounts are and how they are read. The zero value of a field means its default, never
-// "unlimited".
+// Config says where the accounts are and how they are read. What is absent has its default, and is never unlimited.
 type Config struct {
 	// Servers are the directory's servers, as URLs: ldap://host[:port], ldaps://host[:port], ldapi://%2Fpath%2Fof%2Fsocket.
 	// A server that works is preferred to one that does not, and an earlier one to a later one. Or one ldif:FILE alone: a

@@ -65,7 +65,7 @@ type Summary struct {
 }
 
 // Total adds the ways up.
-func (s *Summary) Total() Count {
+func (s Summary) Total() Count {
 	var t Count
 	for _, c := range s.Ways {
 		t.Changed += c.Changed
@@ -77,7 +77,7 @@ func (s *Summary) Total() Count {
 }
 
 // Sorted gives the ways in the order of their names.
-func (s *Summary) Sorted() []Way {
+func (s Summary) Sorted() []Way {
 	var ways []Way
 	for w := range s.Ways {
 		ways = append(ways, w)

@@ -51,6 +51,7 @@ ou: domains
 type Options struct {
 	LDIF     string // entries to begin with, after Skeleton
 	LDIFFile string // or a file with them; it holds the skeleton too
+	Broken   string // entries that the schema does not allow; they name their structuralObjectClass
 	Empty    bool   // no entries at all, not even the skeleton: a replica fills itself
 	Global   string
 	Database string
@@ -94,6 +95,13 @@ func Start(t testing.TB, o Options) *Server {
 			s.must(os.WriteFile(file, []byte(Skeleton+o.LDIF), 0o600))
 		}
 		if out, err := exec.Command(program, "-Ta", "-q", "-f", s.conf, "-l", file).CombinedOutput(); err != nil {
+			t.Fatalf("slapadd: %v\n%s", err, out)
+		}
+	}
+	if o.Broken != "" {
+		load := exec.Command(program, "-Ta", "-q", "-s", "-f", s.conf)
+		load.Stdin = strings.NewReader(o.Broken)
+		if out, err := load.CombinedOutput(); err != nil {
 			t.Fatalf("slapadd: %v\n%s", err, out)
 		}
 	}
