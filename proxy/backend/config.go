@@ -14,7 +14,7 @@ type Config struct {
 	Backend Defaults `yaml:"backend"`
 }
 
-// Defaults is the section backend: settings for every host, and the bounds of all checks together.
+// Defaults are the settings for every host, and the bounds of all checks together.
 type Defaults struct {
 	Settings `yaml:",inline"`
 
@@ -25,7 +25,7 @@ type Defaults struct {
 	ChecksPerSecond int `yaml:"checks_per_second"`
 }
 
-// HostConfig is one row: a name and its members. What it does not set is taken from Defaults.
+// HostConfig is one row: a name and its members. What it does not set is taken from the section backend.
 type HostConfig struct {
 	// Members serve the host: one for a static backend, several for a dynamic cluster.
 	Members []MemberConfig `yaml:"members"`

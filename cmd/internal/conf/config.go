@@ -37,7 +37,7 @@ type Config struct {
 	Limits proxy.Limits `yaml:"limits"`
 	// Auth is what clients may log in with.
 	Auth proxy.Auth `yaml:"auth"`
-	// Admin is the operator's door.
+	// Admin is the operator's door. Changes take a restart.
 	Admin admin.Config `yaml:"admin"`
 	// Log says what is logged to the standard error stream.
 	Log Log `yaml:"log"`
@@ -50,7 +50,8 @@ type Config struct {
 
 // Log says what is logged to the standard error stream, where systemd's journal or a supervisor takes it up.
 type Log struct {
-	// Level is the least that is logged: debug, info (the default), warn or error. Sessions are logged at info.
+	// Level is the least that is logged: debug, info (the default), warn or error. Sessions are logged at info. Of this
+	// section only the level is taken over by a reload.
 	Level string `yaml:"level"`
 	// Format is text (the default: key=value) or json.
 	Format string `yaml:"format"`
