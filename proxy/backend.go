@@ -64,6 +64,9 @@ func (s *Session) dial(ctx context.Context, m *backend.Member, account *director
 		top = b.tls
 	}
 	b.Conn = wire.NewConn(top, s.state.limits.LineLength)
+	if sock, ok := b.nc.(*splice.Sock); ok {
+		b.Conn.OnSent(sock.QuickAck)
+	}
 	return b, nil
 }
 

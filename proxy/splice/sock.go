@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,8 @@ import (
 // After take, its descriptor belongs to the relay: Read never waits, and Write keeps what it is given until flush.
 type Sock struct {
 	tcp   *net.TCPConn
-	ahead []byte // read already, such as what came behind a PROXY header
+	raw   syscall.RawConn // of tcp
+	ahead []byte          // read already, such as what came behind a PROXY header
 
 	fd      int    // valid once tcp is nil
 	drained bool   // the last read came back short
@@ -25,7 +27,10 @@ type Sock struct {
 }
 
 // NewSock wraps c. Closing the Sock closes c.
-func NewSock(c *net.TCPConn) *Sock { return &Sock{tcp: c, fd: -1} }
+func NewSock(c *net.TCPConn) *Sock {
+	raw, _ := c.SyscallConn() // fails for a nil connection only
+	return &Sock{tcp: c, raw: raw, fd: -1}
+}
 
 // Unread puts bytes back: Read returns them first. The slice belongs to the Sock then.
 func (s *Sock) Unread(b []byte) { s.ahead = b }
@@ -101,20 +106,28 @@ func (s *Sock) CloseGently(t *tls.Conn) {
 		t.CloseWrite()
 	}
 	s.tcp.CloseWrite()
-	if raw, err := s.tcp.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			buf := scratches.Get().(*[scratchSize]byte)
-			defer scratches.Put(buf)
-			for got := 0; got < gentle; {
-				n, err := readFD(int(fd), buf[:])
-				if n <= 0 || err != nil {
-					return
-				}
-				got += n
+	s.raw.Control(func(fd uintptr) {
+		buf := scratches.Get().(*[scratchSize]byte)
+		defer scratches.Put(buf)
+		for got := 0; got < gentle; {
+			n, err := readFD(int(fd), buf[:])
+			if n <= 0 || err != nil {
+				return
 			}
-		})
-	}
+			got += n
+		}
+	})
 	s.tcp.Close()
+}
+
+// QuickAck has what comes next acknowledged at once (tcp(7), TCP_QUICKACK). A peer that answers one write of ours with
+// two small ones of its own, without TCP_NODELAY, sends the second one only then: 40 ms later otherwise. The kernel
+// goes back to delaying by itself, so it is to be said again behind each write.
+func (s *Sock) QuickAck() {
+	if s.raw == nil {
+		return
+	}
+	s.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
 }
 
 // LocalAddr is the connection's; nil after take.
@@ -160,19 +173,15 @@ func (s *Sock) SetWriteDeadline(t time.Time) error {
 // take moves the descriptor from Go's poller into the caller's hands. Duplicating it is the one way to do so: closing
 // the original ends its registration there, and the connection lives on.
 func (s *Sock) take() (int, error) {
-	raw, err := s.tcp.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
 	fd, dupErr := -1, error(nil)
-	if err := raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+	if err := s.raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
 		return -1, err
 	}
 	if dupErr != nil {
 		return -1, dupErr
 	}
 	s.tcp.Close()
-	s.tcp, s.fd = nil, fd
+	s.tcp, s.raw, s.fd = nil, nil, fd
 	return fd, nil
 }
 

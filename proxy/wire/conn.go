@@ -34,6 +34,7 @@ type Conn struct {
 
 	inBlock, outBlock *[blockSize]byte
 
+	sent   func() // called behind each write
 	trace  func(sent bool, line []byte)
 	redact func(line []byte) []byte
 }
@@ -185,8 +186,14 @@ func (c *Conn) Flush() error {
 	}
 	_, err := c.nc.Write(c.out)
 	c.releaseOut()
+	if c.sent != nil {
+		c.sent()
+	}
 	return err
 }
+
+// OnSent calls f behind each write, for what has to be said to the socket then.
+func (c *Conn) OnSent(f func()) { c.sent = f }
 
 // Upgrade goes on over another connection, TLS over the one so far, once the gathered replies are sent. It fails with
 // ErrInjected when the peer sent anything behind its last line: those bytes came in the clear.
