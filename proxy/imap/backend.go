@@ -87,14 +87,21 @@ func (l *leg) ask() error {
 	return err
 }
 
-// login states the credentials, and returns the text of the backend's OK.
-func (l *leg) login(b *proxy.Backend) ([]byte, error) {
+// claim is what is to be stated to a backend: a *proxy.Backend, or the user of a check. Its methods are those of the
+// former.
+type claim interface {
+	Told() (told auth.Told, ok bool)
+	Exchange(offered []string) auth.Exchange
+}
+
+// login states the credentials, and returns the text of the backend's OK, valid until the next read.
+func (l *leg) login(c claim) ([]byte, error) {
 	l.doing = "the login"
-	told, words := b.Told()
+	told, words := c.Told()
 	if words && !l.can.loginDisabled {
 		return l.loginCommand(told)
 	}
-	exchange := b.Exchange(l.can.offers())
+	exchange := c.Exchange(l.can.offers())
 	mechanism, initial, err := exchange.Start()
 	if err != nil {
 		return nil, err

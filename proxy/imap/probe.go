@@ -51,25 +51,30 @@ func (Prober) Probe(ctx context.Context, nc net.Conn, p backend.Probe) ([]string
 			return nil, err
 		}
 	}
+	// The errors do not matter any more. With its BYE read, the close is no surprise to the member.
 	l.c.Line(tagAsk, " LOGOUT")
-	l.c.ReadLine() // its BYE: after that a close is no surprise to the member, and what it says does not matter any more
+	if l.c.Flush() == nil {
+		l.c.ReadLine()
+	}
 	return strings.Fields(l.shown), nil
+}
+
+// probeClaim is the user of checks.
+type probeClaim struct{ creds *auth.Credentials }
+
+// Told is claim's.
+func (c probeClaim) Told() (auth.Told, bool) { return c.creds.Backend(c.creds.User, nil) }
+
+// Exchange is claim's.
+func (c probeClaim) Exchange(offered []string) auth.Exchange {
+	return c.creds.Exchange(c.creds.User, nil, offered)
 }
 
 // probeLogin logs in as the user of checks.
 func (l *leg) probeLogin(user, password string) error {
-	l.doing = "the login"
-	var err error
-	if !l.can.loginDisabled {
-		_, err = l.loginCommand(auth.Told{User: user, Password: password})
-	} else if creds, bad := auth.Password(user, password); bad != nil {
-		err = bad
-	} else {
-		exchange := creds.Exchange(user, nil, l.can.offers())
-		mechanism, initial, bad := exchange.Start()
-		if err = bad; err == nil {
-			_, err = l.authenticate(exchange, mechanism, initial)
-		}
+	creds, err := auth.Password(user, password)
+	if err == nil {
+		_, err = l.login(probeClaim{creds})
 	}
 	if err != nil {
 		return fmt.Errorf("log in as %s: %w", user, err)

@@ -112,3 +112,10 @@ func sign(t testing.TB, template, parent *x509.Certificate, public *ecdsa.Public
 	}
 	return cert
 }
+
+// TLS gives the two ends of a member's TLS: the member's certificate is that of Host, and the other end wants it.
+func TLS(t testing.TB) (server, client *tls.Config) {
+	t.Helper()
+	f := NewFiles(t)
+	return &tls.Config{Certificates: []tls.Certificate{f.backend}}, &tls.Config{RootCAs: f.pool, ServerName: Host}
+}
