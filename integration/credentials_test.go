@@ -14,7 +14,7 @@ import (
 // awkward are the accounts whose names and passwords need quoting somewhere.
 func awkward(w *stage.World) []stage.Account {
 	var list []stage.Account
-	for _, login := range []string{"j\u00fcrgen@example.com", "o'hara@example.com", "par(en)s@example.com", "spacey@example.com",
+	for _, login := range []string{"j\u00fcrgen@example.com", "o'hara@example.com", "odd#{!}@example.com", "spacey@example.com",
 		"long@example.com", "colon@example.com", "equals=sign@example.com", "eve@example.com"} {
 		list = append(list, w.Account(login))
 	}

@@ -14,7 +14,7 @@ import (
 // process ends with 0.
 func TestDrain(t *testing.T) {
 	t.Parallel()
-	d := ownDaemon(t, world(t), func(s *setup) { s.Limits += ", drain_timeout: 60s" })
+	d := ownDaemon(t, world(t), func(s *setup) { s.Limits = "drain_timeout: 60s" })
 	open := d.dial(t, talk.IMAP, talk.StartTLS)
 	login(t, open, "PLAIN-IR", d.W.Account("ann@example.com"), stage.Back1)
 	if err := d.Signal(syscall.SIGTERM); err != nil {

@@ -39,7 +39,7 @@ var layers = map[string][]string{
 	"proxy/prototest":      {"directory", "proxy", "proxy/wire", "proxy/auth", "proxy/backend"},
 	"cmd/internal/conf":    {"directory", "proxy", "proxy/backend", "proxy/admin", "proxy/auth", "proxy/smtp", "proxy/lmtp", "proxy/spool"},
 	"cmd/mailmux":          {"directory", "proxy", "proxy/", "cmd/internal/"},
-	"cmd/hostfailover":     {"directory", "failover", "proxy/backend", "proxy/admin", "cmd/internal/"},
+	"cmd/hostfailover":     {"directory", "failover", "proxy", "proxy/", "cmd/internal/"},
 	"cmd/internal/":        {"directory", "failover", "proxy", "proxy/", "cmd/internal/"},
 	"tools/":               {"directory", "failover", "proxy", "proxy/", "tools/", "cmd/internal/"},
 	"integration/":         {"tools/certs/", "integration/"},

@@ -109,7 +109,7 @@ func TestReloadTakesEffect(t *testing.T) {
 	d := ownDaemon(t, w, nil)
 	ann := w.Account("ann@example.com")
 	old := d.dial(t, talk.IMAP, talk.Implicit)
-	login(t, old, "PLAIN-IR", ann, stage.Back1)
+	login(t, old, "PLAIN-IR", w.Account("dora@example.org"), stage.Back1)
 	next, err := w.CA.Issue("mail.example.com", "renewed.example.com")
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +160,7 @@ func TestReloadOfFaultyFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if code != 2 || !strings.Contains(out, "conections") || !strings.Contains(out, "typo") || !strings.Contains(out, "line 2") {
+	if code != 2 || !strings.Contains(out, ":2: typo") || !strings.Contains(out, ":12: directory.conections") {
 		t.Errorf("mailmux check ends with %d and does not name both faults with their lines:\n%s", code, out)
 	}
 	login(t, d.dial(t, talk.IMAP, talk.Implicit), "PLAIN-IR", d.W.Account("ann@example.com"), stage.Back1)

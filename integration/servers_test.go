@@ -31,6 +31,26 @@ func TestDovecotTakesEveryMechanism(t *testing.T) {
 	}
 }
 
+// So do the Dovecots take awkward names and passwords.
+func TestDovecotTakesAwkwardCredentials(t *testing.T) {
+	t.Parallel()
+	w := world(t)
+	for _, a := range awkward(w) {
+		t.Run(a.Login, func(t *testing.T) {
+			for _, d := range []*stage.Dovecot{w.Back1, w.Back2} {
+				for _, m := range []string{talk.Command, "PLAIN-IR", "LOGIN"} {
+					c, err := talk.Dial(talk.IMAP, d.Addr(stage.PortIMAP), talk.Options{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer c.Close()
+					login(t, c, m, a, d.HostName)
+				}
+			}
+		})
+	}
+}
+
 // Postfix takes a message after SASL by Dovecot and brings it to the mailbox by LMTP.
 func TestPostfixTakesMail(t *testing.T) {
 	t.Parallel()
@@ -42,8 +62,8 @@ func TestPostfixTakesMail(t *testing.T) {
 	}
 	defer c.Close()
 	login(t, c, "PLAIN-IR", w.Account("pete@example.com"), stage.PostHost)
-	subject := send(t, c, "pete@example.com", "dora@example.org")
-	waitForMail(t, w.Back1, "dora@example.org", subject)
+	subject := send(t, c, "pete@example.com", "letters@example.com")
+	waitForMail(t, w.Back1, "letters@example.com", subject)
 }
 
 // backendPort is where a Dovecot listens for a protocol.

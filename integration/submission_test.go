@@ -61,9 +61,9 @@ func TestSubmissionExtensions(t *testing.T) {
 		}
 	}
 	subject := "chunks " + rand.Text()
-	head := fmt.Sprintf("From: pete@example.com\r\nTo: dora@example.org\r\nSubject: %s\r\n\r\n", subject)
+	head := fmt.Sprintf("From: pete@example.com\r\nTo: letters@example.com\r\nSubject: %s\r\n\r\n", subject)
 	body := strings.Repeat("caf\u00e9 \r\n.\r\n", 2000)
-	script := "MAIL FROM:<pete@example.com> BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=x1\r\nRCPT TO:<dora@example.org> NOTIFY=FAILURE\r\n" +
+	script := "MAIL FROM:<pete@example.com> BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=x1\r\nRCPT TO:<letters@example.com> NOTIFY=FAILURE\r\n" +
 		fmt.Sprintf("BDAT %d\r\n%sBDAT %d LAST\r\n%s", len(head), head, len(body), body)
 	if err := c.Send(script); err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func TestSubmissionExtensions(t *testing.T) {
 			t.Fatalf("answer %d: %s", i, r.Final)
 		}
 	}
-	waitForMail(t, d.W.Back1, "dora@example.org", subject)
+	waitForMail(t, d.W.Back1, "letters@example.com", subject)
 }
 
 // Postfix is told the client's address by XCLIENT and logs it.
@@ -88,7 +88,7 @@ func TestSubmissionIdentityAtPostfix(t *testing.T) {
 	from := d.W.Net.IP(stage.HostClient + 55)
 	c := d.dialWith(t, talk.Submission, d.addr(talk.Submission, talk.StartTLS), talk.Options{TLS: talk.StartTLS, Source: from})
 	login(t, c, "LOGIN", d.W.Account("pete@example.com"), stage.PostHost)
-	send(t, c, "pete@example.com", "dora@example.org")
+	send(t, c, "pete@example.com", "letters@example.com")
 	eventually(t, "the client's address in Postfix's log", func() error {
 		if log := d.W.Logs(1 << 20)[stage.PostHost]; !strings.Contains(log, "["+from+"], sasl_method=PLAIN, sasl_username=pete@example.com") {
 			return fmt.Errorf("no line with client=…[%s] in %d bytes", from, len(log))

@@ -52,12 +52,14 @@ func Accounts() []Account {
 		{Login: "carl@example.com", Password: "sinbad", Host: Back3},
 		{Login: "dora@example.org", Password: "lamp", Host: Back1},
 		{Login: "eve@example.com", Password: "thieves", Host: "BACK1.Example.COM"},
+		// Gets the mail that tests send, so that the others have in their mailbox what they put there.
+		{Login: "letters@example.com", Password: "letters", Host: Back1},
 		{Login: "pete@example.com", Password: "post", Host: PostHost},
 
 		// Names and passwords that have broken a proxy somewhere.
 		{Login: "j\u00fcrgen@example.com", Mail: []string{"juergen@example.com"}, Password: "Gr\u00fc\u00dfe \u20ac \u2603", Host: Back1},
 		{Login: "o'hara@example.com", Password: `qu"ote and back\slash`, Host: Back2},
-		{Login: "par(en)s@example.com", Password: `a{3}+} % & ^ ~`, Host: Back1},
+		{Login: "odd#{!}@example.com", Password: `a{3}+} % & ^ ~`, Host: Back1},
 		{Login: "spacey@example.com", Password: "  two spaces each side  ", Host: Back2},
 		{Login: "long@example.com", Password: LongPassword, Host: Back1},
 		{Login: "colon@example.com", Password: "a:b:c=,", Host: Back1},

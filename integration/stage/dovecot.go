@@ -160,8 +160,10 @@ func (d *Dovecot) values(o DovecotOptions) (v dovecotValues, uid, gid int, err e
 // passwdFile keeps the passwords in the clear: SCRAM needs what it is derived from.
 func passwdFile(accounts []Account, uid, gid int, mail string) string {
 	var b strings.Builder
+	// Dovecot looks a name up with its quotes and backslashes escaped.
+	escape := strings.NewReplacer(`\`, `\\`, `'`, `\'`, `"`, `\"`)
 	for _, a := range accounts {
-		fmt.Fprintf(&b, "%s:%s:%d:%d::%s::\n", a.Login, plain(a.Password), uid, gid, filepath.Join(mail, a.Login))
+		fmt.Fprintf(&b, "%s:%s:%d:%d::%s::\n", escape.Replace(a.Login), plain(a.Password), uid, gid, filepath.Join(mail, a.Login))
 	}
 	return b.String()
 }
