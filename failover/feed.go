@@ -17,7 +17,7 @@ type Item struct {
 	Change  directory.Change
 	DN      string // of an entry that is left alone; a name where there is no entry
 	Leave   string // why; "" for a change
-	Failed  bool   // left alone because something is wrong with it
+	Broken  bool   // left alone because something is wrong with it
 	Barrier bool   // nothing but a line: what came before has to be done before what follows
 }
 
@@ -63,7 +63,7 @@ func (f *SearchFeed) Feed(ctx context.Context, out func(Item) error) error {
 
 func decide(p Plan, r directory.Record) Item {
 	c, leave := p.Decide(r)
-	return Item{Change: c, DN: r.DN, Leave: leave}
+	return Item{Change: c, DN: r.DN, Leave: leave, Broken: unclear(r) != ""}
 }
 
 // ListFeed takes the accounts from a list: one login name, address or DN a line; blank lines and lines that begin with #
@@ -116,22 +116,22 @@ func (f *ListFeed) ask(ctx context.Context, editor directory.Editor, name string
 	if directory.IsDN(name) {
 		r, err := editor.Get(ctx, name)
 		if errors.Is(err, directory.ErrGone) {
-			return Item{DN: name, Leave: "there is no such entry", Failed: true}, nil
+			return Item{DN: name, Leave: "there is no such entry", Broken: true}, nil
 		}
 		return decide(f.Plan, r), err
 	}
 	normal, err := f.Domains.Login(name, netip.Addr{}, "")
 	if err != nil {
-		return Item{DN: name, Leave: err.Error(), Failed: true}, nil
+		return Item{DN: name, Leave: err.Error(), Broken: true}, nil
 	}
 	found, err := editor.Find(ctx, normal)
 	switch {
 	case err != nil:
 		return Item{}, err
 	case len(found) == 0:
-		return Item{DN: name, Leave: "there is no such account", Failed: true}, nil
+		return Item{DN: name, Leave: "there is no such account", Broken: true}, nil
 	case len(found) > 1:
-		return Item{DN: name, Leave: fmt.Sprintf("several entries match: %s and %s", found[0].DN, found[1].DN), Failed: true}, nil
+		return Item{DN: name, Leave: fmt.Sprintf("several entries match: %s and %s", found[0].DN, found[1].DN), Broken: true}, nil
 	}
 	return decide(f.Plan, found[0]), nil
 }

@@ -249,6 +249,26 @@ func (u *Undo) runs(f io.ReaderAt, size int64) ([]bool, error) {
 	return wanted, err
 }
 
+// IsJournal says what is wrong with a file that is to be read as a journal.
+func IsJournal(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	found := errors.New("found")
+	err = ReadJournal(f, func(h *Header, _ *Line) error {
+		if h != nil {
+			return found
+		}
+		return nil
+	})
+	if errors.Is(err, found) {
+		return nil
+	}
+	return errors.Join(err, fmt.Errorf("%s is not a journal of hostfailover", path))
+}
+
 // ReadJournal gives the headers and the lines of a journal in order.
 func ReadJournal(r io.Reader, each func(*Header, *Line) error) error {
 	lines := bufio.NewReaderSize(r, 64<<10)

@@ -40,8 +40,9 @@ type Run struct {
 // Note says what became of an entry that was not simply changed.
 type Note struct {
 	DN     string
-	Result Result // Already, Conflict or Failed; Changed for one that was left alone
+	Result Result // Conflict or Failed; Changed for one that was left alone
 	Reason string
+	Broken bool // left alone because something is wrong with it
 }
 
 // Way is from one host to another.
@@ -233,10 +234,10 @@ func (r *Run) take(item Item) bool {
 		if r.settled[key] == 0 {
 			r.settled[key] = tired
 			r.summary.Left[item.Leave]++
-			if item.Failed {
+			if item.Broken {
 				r.summary.Broken++
 			}
-			r.report(Note{DN: item.DN, Reason: item.Leave})
+			r.report(Note{DN: item.DN, Reason: item.Leave, Broken: item.Broken})
 		}
 		return false
 	}
@@ -315,11 +316,11 @@ func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {
 		case Conflict:
 			count.Conflict++
 			r.settled[key]++ // the next pass may find it as it is now
-			r.report(Note{c.DN, o.Result, o.Err.Error()})
+			r.report(Note{DN: c.DN, Result: o.Result, Reason: o.Err.Error()})
 		case Failed:
 			count.Failed++
 			r.settled[key] = tired
-			r.report(Note{c.DN, o.Result, o.Err.Error()})
+			r.report(Note{DN: c.DN, Result: o.Result, Reason: o.Err.Error()})
 		}
 	}
 }

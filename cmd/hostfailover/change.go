@@ -117,7 +117,7 @@ func runUndo(ctx context.Context, o *options, _ string, con console) error {
 	if o.journal == "" {
 		return usage("undo needs -journal, the file that the run named at its end")
 	}
-	if _, err := os.Stat(o.journal); err != nil {
+	if err := failover.IsJournal(o.journal); err != nil {
 		return usage("%w", err)
 	}
 	j, err := newJob(o, con, "undo")
@@ -270,7 +270,7 @@ func (j *job) verdict(ctx context.Context, one *site, s failover.Summary, err er
 	case s.Total().Failed > 0:
 		return &exit{exitFailed, fmt.Errorf("%d entries failed: mend them and run the same command again", s.Total().Failed)}
 	case s.Broken > 0:
-		return &exit{exitFailed, fmt.Errorf("%d accounts of the list were not found", s.Broken)}
+		return &exit{exitFailed, fmt.Errorf("%d accounts were left alone because something is wrong with them: mend that and run the same command again", s.Broken)}
 	}
 	return nil
 }

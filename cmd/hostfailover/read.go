@@ -75,7 +75,7 @@ func printStatus(con console, asJSON bool, name string, set *settings, counts ma
 	if asJSON {
 		return
 	}
-	fmt.Fprintf(con.out, "%-40s %-40s %10s\n", "home host", "original home host", "accounts")
+	fmt.Fprintf(con.out, "on %s:\n%-40s %-40s %10s\n", name, "home host", "original home host", "accounts")
 	for _, p := range places {
 		remark := ""
 		if !known(set, p.Host) {
@@ -83,7 +83,7 @@ func printStatus(con console, asJSON bool, name string, set *settings, counts ma
 		}
 		fmt.Fprintf(con.out, "%-40s %-40s %10d%s\n", cmp.Or(printable(p.Host), "(none)"), printable(p.OldHost), counts[p], remark)
 	}
-	fmt.Fprintf(con.out, "%-81s %10d\n", "total on "+name, total)
+	fmt.Fprintf(con.out, "%-81s %10d\n", "total", total)
 }
 
 // known says whether a host is in the host table; without a table every host is.
@@ -172,8 +172,7 @@ func runJournal(_ context.Context, o *options, file string, con console) error {
 	changes, void := 0, 0
 	flush := func() {
 		if header != nil {
-			fmt.Fprintf(con.out, "run %s  %s  %s  on %s: %d changes, %d of them not made\n",
-				header.Run, header.Time.Format("2006-01-02T15:04:05Z"), header.Command, header.Server, changes, void)
+			fmt.Fprintf(con.out, "  changes: %d, of which not made: %d\n", changes, void)
 		}
 		changes, void = 0, 0
 	}
@@ -182,6 +181,7 @@ func runJournal(_ context.Context, o *options, file string, con console) error {
 		case h != nil:
 			flush()
 			header = h
+			fmt.Fprintf(con.out, "run %s  %s  %s  on %s\n", h.Run, h.Time.Format("2006-01-02T15:04:05Z"), h.Command, h.Server)
 		case l.Void != 0:
 			void++
 			if o.verbose {

@@ -90,6 +90,9 @@ func (r *reporter) note(n failover.Note) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	word := map[failover.Result]string{failover.Changed: "left", failover.Conflict: "conflict", failover.Failed: "failed"}[n.Result]
+	if n.Broken {
+		word = "broken"
+	}
 	if r.json {
 		r.event(word, map[string]any{"dn": n.DN, "reason": n.Reason})
 		return
@@ -97,7 +100,10 @@ func (r *reporter) note(n failover.Note) {
 	if word == "left" && !r.verbose {
 		return
 	}
-	text := map[string]string{"left": "left alone", "conflict": "left alone", "failed": "FAILED"}[word]
+	text := "left alone"
+	if word == "failed" {
+		text = "FAILED"
+	}
 	r.line(r.con.err, "%s: %s: %s", text, printable(n.DN), n.Reason)
 }
 
@@ -166,12 +172,12 @@ func (r *reporter) summary(name, journal string, s failover.Summary) {
 	if !r.apply {
 		word = "would change"
 	}
-	fmt.Fprintf(r.con.out, "\n%-30s %-30s %12s %8s %8s\n", "host before", "host after", word, "skipped", "failed")
+	fmt.Fprintf(r.con.out, "\non %s:\n%-30s %-30s %12s %8s %8s\n", name, "host before", "host after", word, "skipped", "failed")
 	for _, way := range s.Sorted() {
 		c := s.Ways[way]
 		fmt.Fprintf(r.con.out, "%-30s %-30s %12d %8d %8d\n", way.From, way.To, c.Changed, c.Already+c.Conflict, c.Failed)
 	}
-	fmt.Fprintf(r.con.out, "%-61s %12d %8d %8d\n", "total on "+name, t.Changed, t.Already+t.Conflict, t.Failed)
+	fmt.Fprintf(r.con.out, "%-61s %12d %8d %8d\n", "total", t.Changed, t.Already+t.Conflict, t.Failed)
 	fmt.Fprintf(r.con.out, "%.1f s, %.0f/s\n", s.Seconds, float64(t.Changed)/max(s.Seconds, 0.001))
 	for _, reason := range sorted(s.Left) {
 		fmt.Fprintf(r.con.out, "left alone, %d: %s\n", s.Left[reason], reason)
