@@ -47,12 +47,13 @@ func (s *scripted) set(name, host string, err error) {
 	s.hosts[name], s.err = host, err
 }
 
-func (s *scripted) checkPassword(context.Context, string, string) error { return nil }
-func (s *scripted) check(context.Context) []error                       { return nil }
-func (s *scripted) filter(Name) string                                  { return "" }
-func (s *scripted) stats() []ServerStats                                { return nil }
-func (s *scripted) reload() error                                       { return nil }
-func (s *scripted) close()                                              {}
+func (s *scripted) entry(context.Context, string, string) (*entry, error) { return nil, errNoEntry }
+func (s *scripted) checkPassword(context.Context, string, string) error   { return nil }
+func (s *scripted) check(context.Context) []error                         { return nil }
+func (s *scripted) filter(Name) string                                    { return "" }
+func (s *scripted) stats() []ServerStats                                  { return nil }
+func (s *scripted) reload() error                                         { return nil }
+func (s *scripted) close()                                                {}
 
 func openScripted(t testing.TB, c CacheConfig) (*Directory, *scripted) {
 	t.Helper()

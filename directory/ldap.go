@@ -15,6 +15,8 @@ import (
 type source interface {
 	// find gives the one entry that a name's filter matches. Its errors are ErrNoUser, ErrAmbiguous, or an outage.
 	find(ctx context.Context, name Name, attributes []string) (e *entry, server string, err error)
+	// entry reads one attribute of the entry that has a DN. That there is none is an error like an outage.
+	entry(ctx context.Context, dn, attribute string) (*entry, error)
 	// checkPassword gives nil, ErrBadPassword, or an outage.
 	checkPassword(ctx context.Context, dn, password string) error
 	// check tries every server as a lookup would.

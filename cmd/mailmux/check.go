@@ -27,7 +27,7 @@ func check(inv *invocation) int {
 	if !inv.is("online") {
 		return exitDone
 	}
-	faults := inv.checkDirectory(cfg) + inv.checkMembers(cfg)
+	faults := inv.checkServers(cfg)
 	if faults > 0 {
 		fmt.Fprintf(inv.out, "%s\n", plural(faults, "failure"))
 		return exitFailed
@@ -55,14 +55,19 @@ func summary(cfg *conf.Config) string {
 		plural(len(cfg.Directory.Servers), "directory server"))
 }
 
-// checkDirectory binds to every server of the directory and searches there. It says how many fail.
-func (inv *invocation) checkDirectory(cfg *conf.Config) int {
+// checkServers asks the directory and every member. It says how many fail.
+func (inv *invocation) checkServers(cfg *conf.Config) int {
 	d, err := directory.New(cfg.Directory, nil, nil)
 	if err != nil {
 		fmt.Fprintf(inv.out, "directory: %v\n", err)
 		return 1
 	}
 	defer d.Close()
+	return inv.checkDirectory(cfg, d) + inv.checkMembers(cfg, d)
+}
+
+// checkDirectory binds to every server of the directory and searches there.
+func (inv *invocation) checkDirectory(cfg *conf.Config, d *directory.Directory) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	faults := d.Check(ctx)
@@ -70,15 +75,15 @@ func (inv *invocation) checkDirectory(cfg *conf.Config) int {
 		fmt.Fprintf(inv.out, "directory: %v\n", err)
 	}
 	if well := len(cfg.Directory.Servers) - len(faults); well > 0 {
-		fmt.Fprintf(inv.out, "directory: %s by bind and search\n", plural(well, "server")+" answer"+map[bool]string{true: "s"}[well == 1])
+		fmt.Fprintf(inv.out, "directory: %s well, by bind and search\n", plural(well, "server"))
 	}
 	return len(faults)
 }
 
-// checkMembers greets every member by each service that a listener has, as the running checks do. It says how many fail.
-func (inv *invocation) checkMembers(cfg *conf.Config) int {
+// checkMembers greets every member by each service that a listener has, as the running checks do.
+func (inv *invocation) checkMembers(cfg *conf.Config, d *directory.Directory) int {
 	hosts := checked(cfg)
-	table, err := backend.New(hosts, backend.Options{Services: cfg.Services(), Probers: probers(handlers())})
+	table, err := backend.New(hosts, backend.Options{Services: cfg.Services(), Probers: probers(handlers()), Source: d})
 	if err != nil {
 		fmt.Fprintf(inv.out, "hosts: %v\n", err)
 		return 1

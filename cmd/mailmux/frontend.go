@@ -100,10 +100,18 @@ func probers(handlers map[string]proxy.Handler) map[string]backend.Prober {
 // options are those of the host table.
 func (f *frontend) options(cfg *conf.Config) backend.Options {
 	return backend.Options{
-		Logger: f.log, Services: cfg.Services(), Probers: probers(f.handlers), StateFile: cfg.Admin.StateFile(),
+		Logger: f.log, Services: cfg.Services(), Probers: probers(f.handlers), StateFile: cfg.Admin.StateFile(), Source: members{f},
 		// The table is made before the engine, and asks when it dials: later.
 		Self: func(a netip.AddrPort) bool { return f.engine.Self(a) },
 	}
+}
+
+// members reads the members of hosts that the directory lists.
+type members struct{ *frontend }
+
+// Values asks the directory of the configuration in use.
+func (m members) Values(ctx context.Context, entry, attribute string) ([]string, error) {
+	return m.current.Load().directory.Values(ctx, entry, attribute)
 }
 
 // parts are what the engine needs of a configuration.
@@ -111,7 +119,7 @@ func (f *frontend) parts(now *loaded) proxy.Parts {
 	cfg := now.cfg
 	limits, _ := fit(cfg.Limits) // start and reload give the advice
 	return proxy.Parts{
-		Config:    proxy.Config{Hostname: cfg.Hostname, Listeners: cfg.Listeners, TLS: cfg.TLS, Limits: limits, Auth: cfg.Auth},
+		Config:    proxy.Config{Hostname: cfg.Hostname, Listeners: cfg.Listeners, TLS: cfg.TLS, Limits: limits, Auth: cfg.Auth, Trace: cfg.Log.Trace},
 		Directory: now.directory, Domains: cfg.Domains, Hosts: f.table, Handlers: f.handlers, Log: f.log, Metrics: f.metrics,
 	}
 }

@@ -70,7 +70,7 @@ func fromHere(cfg *conf.Config, login string) (*admin.Explanation, error) {
 		return nil, err
 	}
 	defer d.Close()
-	table, err := backend.New(cfg.Config, backend.Options{Services: cfg.Services(), StateFile: cfg.Admin.StateFile()})
+	table, err := backend.New(cfg.Config, backend.Options{Services: cfg.Services(), StateFile: cfg.Admin.StateFile(), Source: d})
 	if err != nil {
 		return nil, err
 	}
