@@ -64,6 +64,9 @@ func (s *Session) dial(ctx context.Context, m *backend.Member, account *director
 		top = b.tls
 	}
 	b.Conn = wire.NewConn(top, s.state.limits.LineLength)
+	if s.tracing {
+		b.Conn.Trace(s.tracer(m.String()), nil)
+	}
 	if sock, ok := b.nc.(*splice.Sock); ok {
 		b.Conn.OnSent(sock.QuickAck)
 	}

@@ -63,6 +63,7 @@ func (srv *Server) runSession(s *Session) (err error) {
 		}
 	}
 	s.Client = wire.NewConn(s.top(), s.state.limits.LineLength)
+	s.trace()
 	if limitErr != nil {
 		return limitErr
 	}

@@ -27,6 +27,7 @@ type Config struct {
 	TLS       TLS
 	Limits    Limits
 	Auth      Auth
+	Trace     []netip.Prefix // clients whose words are logged until the hand-over
 }
 
 // Parts are what a server is made of. A reload brings new ones.

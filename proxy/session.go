@@ -50,6 +50,7 @@ type Session struct {
 	bad        int    // bad commands and failed logins so far
 	verified   string // the DN whose password was checked here
 
+	tracing bool
 	record  *Record
 	backend *Backend // logged in to, waiting for the hand-over
 	handed  bool

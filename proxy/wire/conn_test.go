@@ -192,3 +192,21 @@ func BenchmarkLine(b *testing.B) {
 		c.Line("a001 OK done")
 	}
 }
+
+func TestRedact(t *testing.T) {
+	for line, want := range map[string]string{
+		"a LOGIN ann sesame":       "a LOGIN [redacted]",
+		"login ann sesame":         "login [redacted]",
+		"a  authenticate PLAIN AA": "a  authenticate [redacted]",
+		"PASS open sesame":         "PASS [redacted]",
+		"PASS":                     "PASS",
+		"USER ann":                 "USER ann",
+		"a SEARCH TEXT login x":    "a SEARCH TEXT login x",
+		"":                         "",
+		"   ":                      "   ",
+	} {
+		if got := Redact([]byte(line), "LOGIN", "AUTHENTICATE", "PASS"); string(got) != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+}

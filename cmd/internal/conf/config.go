@@ -58,6 +58,9 @@ type Log struct {
 	// Time says whether lines carry the time: auto (the default: not when the journal, which has its own, reads them), on
 	// or off.
 	Time string `yaml:"time"`
+	// Trace lists networks of clients whose words, and their backends' words, are logged until the login is done: to find
+	// out why one mail program cannot log in. Passwords and tokens are left out.
+	Trace []netip.Prefix `yaml:"trace"`
 }
 
 // Validate joins all faults; each begins with the key.
