@@ -2,12 +2,17 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +21,7 @@ import (
 	"mailmux/directory"
 	"mailmux/proxy/auth"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/wire"
 )
 
 // toy is a protocol with as few words as the engine can be tried with.
@@ -57,6 +63,8 @@ func (toy) Serve(ctx context.Context, s *Session) error {
 	}
 }
 
+func (toy) Redact(line []byte) []byte { return wire.Redact(line, "LOGIN") }
+
 func (toy) Bye(_ *Session, cause Cause) string { return "BYE " + cause.String() + "\r\n" }
 
 func toyLogin(ctx context.Context, s *Session, user, password string) error {
@@ -69,7 +77,7 @@ func toyLogin(ctx context.Context, s *Session, user, password string) error {
 			return errors.Join(ErrProtocol, err)
 		}
 		t, _ := b.Told()
-		b.Conn.Line("USER ", t.User, " ", t.Password)
+		b.Conn.Secret("USER [redacted]", "USER ", t.User, " ", t.Password)
 		line, err := b.Conn.ReadLine()
 		switch {
 		case err != nil:
@@ -156,7 +164,7 @@ type site struct {
 	addr string
 }
 
-func newSite(t testing.TB, change func(*Config)) *site {
+func newSite(t testing.TB, change func(*Config), log ...*slog.Logger) *site {
 	t.Helper()
 	one, two := toyBackend(t, "127.0.0.1"), toyBackend(t, "127.0.0.2")
 	table, err := backend.New(backend.Config{Hosts: map[string]backend.HostConfig{
@@ -177,7 +185,11 @@ func newSite(t testing.TB, change func(*Config)) *site {
 	if change != nil {
 		change(&cfg)
 	}
-	srv, err := New(Parts{Config: cfg, Directory: dir, Hosts: table, Handlers: map[string]Handler{"imap": toy{}}})
+	parts := Parts{Config: cfg, Directory: dir, Hosts: table, Handlers: map[string]Handler{"imap": toy{}}}
+	if len(log) > 0 {
+		parts.Log = log[0]
+	}
+	srv, err := New(parts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -477,5 +489,54 @@ func TestPenaltyGrowsAndIsBounded(t *testing.T) {
 	}
 	if len(p.table) > maxPenalties {
 		t.Errorf("%d entries", len(p.table))
+	}
+}
+
+// A traced client's words are in the log, without its password; those of others are not.
+func TestTrace(t *testing.T) {
+	for _, traced := range []bool{true, false} {
+		var log bytes.Buffer
+		s := newSite(t, func(c *Config) {
+			if traced {
+				c.Trace = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+			}
+		}, slog.New(slog.NewTextHandler(&log, nil)))
+		c := s.dial(t)
+		c.want("HELLO")
+		c.login("ann", "right", "OK")
+		c.Close()
+		s.Close()
+		text := log.String()
+		if strings.Contains(text, "LOGIN [redacted]") != traced || strings.Contains(text, "USER [redacted]") != traced || strings.Contains(text, "right") {
+			t.Errorf("traced %v:\n%s", traced, text)
+		}
+		if strings.Count(text, "msg=session ") != 1 {
+			t.Errorf("not one session event:\n%s", text)
+		}
+	}
+}
+
+// The keys of the session event are public.
+func TestEventKeys(t *testing.T) {
+	var log bytes.Buffer
+	s := newSite(t, nil, slog.New(slog.NewJSONHandler(&log, nil)))
+	c := s.dial(t)
+	c.want("HELLO")
+	c.login("ann", "right", "OK")
+	c.want("at")
+	c.Close()
+	s.Close()
+	var event map[string]any
+	if err := json.Unmarshal(log.Bytes(), &event); err != nil {
+		t.Fatal(err, log.String())
+	}
+	got := slices.Sorted(maps.Keys(event))
+	want := strings.Fields("account bytes_down bytes_up client directory failed_logins host id level login mechanism member " +
+		"member_tls msg outcome reason seconds service time tls")
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if event["account"] != "ann" || event["host"] != "one" || event["outcome"] != "ok" || event["bytes_down"] != 14.0 {
+		t.Errorf("%v", event)
 	}
 }
