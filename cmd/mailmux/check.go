@@ -16,6 +16,7 @@ import (
 // check looks the configuration over, and with -online the servers that it names.
 func check(inv *invocation) int {
 	cfg, ok := inv.load()
+	inv.warn(cfg)
 	if !ok {
 		return exitUsage
 	}
@@ -92,7 +93,7 @@ func (inv *invocation) checkMembers(cfg *conf.Config, d *directory.Directory) in
 	defer cancel()
 	table.Start(ctx)
 	defer table.Close()
-	awaitChecks(ctx, table)
+	await(ctx, table, greeted)
 	faults := 0
 	for _, h := range table.Status() {
 		for _, source := range h.Sources {
@@ -110,29 +111,38 @@ func (inv *invocation) checkMembers(cfg *conf.Config, d *directory.Directory) in
 
 // checked is the host table with every check on, one miss enough, and no agents.
 func checked(cfg *conf.Config) backend.Config {
+	return withChecks(cfg, func(c *backend.CheckConfig) {
+		c.Mode, c.Rise, c.Fall, c.Interval, c.AgentPort = "on", 1, 1, time.Hour, 0
+		c.Timeout = max(c.Timeout, 5*time.Second)
+	})
+}
+
+// unchecked is the host table with every check off.
+func unchecked(cfg *conf.Config) backend.Config {
+	return withChecks(cfg, func(c *backend.CheckConfig) { c.Mode, c.AgentPort = "off", 0 })
+}
+
+// withChecks is the host table with other checks, at each level that could say something of its own.
+func withChecks(cfg *conf.Config, change func(*backend.CheckConfig)) backend.Config {
 	hosts := cfg.Config
-	once := func(s *backend.Settings) {
-		s.Check.Mode, s.Check.Rise, s.Check.Fall, s.Check.Interval, s.Check.AgentPort = "on", 1, 1, time.Hour, 0
-		s.Check.Timeout = max(s.Check.Timeout, 5*time.Second)
-	}
+	change(&hosts.Backend.Check)
 	hosts.Hosts = make(map[string]backend.HostConfig, len(cfg.Hosts))
-	once(&hosts.Backend.Settings)
 	for name, h := range cfg.Hosts {
-		once(&h.Settings)
+		change(&h.Check)
 		h.Members = slices.Clone(h.Members)
 		for i := range h.Members {
-			once(&h.Members[i].Settings)
+			change(&h.Members[i].Check)
 		}
 		hosts.Hosts[name] = h
 	}
 	return hosts
 }
 
-// awaitChecks waits until every service of every member was checked once.
-func awaitChecks(ctx context.Context, table *backend.Table) {
+// await looks at a table until all of its hosts are done, or ctx ends.
+func await(ctx context.Context, table *backend.Table, done func(backend.HostStatus) bool) {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	for !allChecked(table.Status()) {
+	for slices.ContainsFunc(table.Status(), func(h backend.HostStatus) bool { return !done(h) }) {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -141,20 +151,16 @@ func awaitChecks(ctx context.Context, table *backend.Table) {
 	}
 }
 
-func allChecked(hosts []backend.HostStatus) bool {
-	for _, h := range hosts {
-		for _, source := range h.Sources {
-			if source.Asked.IsZero() && source.Error == "" {
-				return false
-			}
-		}
-		for _, m := range h.Members {
-			if slices.ContainsFunc(m.Services, func(s backend.ServiceStatus) bool { return s.LastCheck.IsZero() }) {
-				return false
-			}
-		}
-	}
-	return true
+// listed says whether all sources of a host's members have answered, or failed.
+func listed(h backend.HostStatus) bool {
+	return !slices.ContainsFunc(h.Sources, func(s backend.SourceStatus) bool { return s.Asked.IsZero() && s.Error == "" })
+}
+
+// greeted says whether every service of every member was checked once.
+func greeted(h backend.HostStatus) bool {
+	return listed(h) && !slices.ContainsFunc(h.Members, func(m backend.MemberStatus) bool {
+		return slices.ContainsFunc(m.Services, func(s backend.ServiceStatus) bool { return s.LastCheck.IsZero() })
+	})
 }
 
 // showMember prints what each service of a member answered, and says how many fail.

@@ -70,12 +70,15 @@ func fromHere(cfg *conf.Config, login string) (*admin.Explanation, error) {
 		return nil, err
 	}
 	defer d.Close()
-	table, err := backend.New(cfg.Config, backend.Options{Services: cfg.Services(), StateFile: cfg.Admin.StateFile(), Source: d})
+	table, err := backend.New(unchecked(cfg), backend.Options{Services: cfg.Services(), StateFile: cfg.Admin.StateFile(), Source: d})
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
+	table.Start(ctx) // only for members that the DNS or the directory list
+	defer table.Close()
+	await(ctx, table, listed)
 	x, err := explain(ctx, cfg, d, table, login)
 	return &x, err
 }

@@ -115,12 +115,10 @@ func (inv *invocation) fail(err error) int {
 	return exitFailed
 }
 
-// load reads the configuration and reports its faults and warnings. It says false when there are faults.
+// load reads the configuration, and reports its faults. It says false when there are some. The warnings are for the
+// caller to tell.
 func (inv *invocation) load() (*conf.Config, bool) {
 	cfg, err := conf.Load(inv.config)
-	for _, w := range cfg.Warnings {
-		fmt.Fprintf(inv.err, "warning: %v\n", w)
-	}
 	if err == nil {
 		return cfg, true
 	}
@@ -130,6 +128,13 @@ func (inv *invocation) load() (*conf.Config, bool) {
 		fmt.Fprintf(inv.err, "%d faults; nothing was started\n", len(faults))
 	}
 	return cfg, false
+}
+
+// warn tells the warnings of a configuration.
+func (inv *invocation) warn(cfg *conf.Config) {
+	for _, w := range cfg.Warnings {
+		fmt.Fprintf(inv.err, "warning: %v\n", w)
+	}
 }
 
 // text is a flag's value.

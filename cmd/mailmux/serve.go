@@ -26,6 +26,9 @@ func serve(inv *invocation) int {
 	}
 	var level slog.LevelVar
 	log := newLogger(cfg.Log, inv.err, &level)
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w.Error())
+	}
 	// A log reader that goes away must not take the sessions with it: writes fail, and that is all.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 8)
@@ -47,9 +50,6 @@ func (inv *invocation) startFault(cfg *conf.Config, err error) int {
 	for _, line := range strings.Split(err.Error(), "\n") {
 		fmt.Fprintf(inv.err, "%s: %s\n", cfg.Path, line)
 	}
-	if errors.Is(err, syscall.EACCES) {
-		fmt.Fprintln(inv.err, "ports below 1024 need CAP_NET_BIND_SERVICE, or sockets from systemd")
-	}
 	return exitFailed
 }
 
@@ -64,7 +64,11 @@ type process struct {
 // run listens, says so, and goes on until it is to end.
 func (p *process) run(inv *invocation, cfg *conf.Config) int {
 	if err := p.start(); err != nil {
-		return inv.startFault(cfg, err)
+		inv.startFault(cfg, err)
+		if errors.Is(err, syscall.EACCES) {
+			fmt.Fprintln(inv.err, "ports below 1024 need CAP_NET_BIND_SERVICE, or sockets from systemd")
+		}
+		return exitFailed
 	}
 	door, err := admin.Start(cfg.Admin, admin.Parts{
 		Engine: p.engine, Switches: p.frontend, Frontend: p.frontend, Explainer: p.frontend, Forgetter: p.frontend,

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"mailmux/proxy/admin"
 )
@@ -20,7 +21,7 @@ func columns(w io.Writer, head ...string) (*tabwriter.Writer, func(cells ...any)
 			if i > 0 {
 				fmt.Fprint(t, "\t")
 			}
-			fmt.Fprint(t, c)
+			fmt.Fprint(t, printable(c))
 		}
 		fmt.Fprintln(t)
 	}
@@ -28,6 +29,20 @@ func columns(w io.Writer, head ...string) (*tabwriter.Writer, func(cells ...any)
 		fmt.Fprintln(t, strings.Join(head, "\t"))
 	}
 	return t, row
+}
+
+// printable keeps what a directory or a backend said from speaking to the terminal, or from breaking the columns.
+func printable(cell any) any {
+	text, ok := cell.(string)
+	if !ok {
+		return cell
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, text)
 }
 
 // showStatus prints the state of a frontend.

@@ -8,9 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -111,8 +109,6 @@ func (l *loader) tree(data []byte) bool {
 	return true
 }
 
-var lineOf = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
-
 // syntax reports an error of the YAML package, which has its line in the text.
 func (l *loader) syntax(err error) {
 	var kinds *yaml.TypeError
@@ -126,12 +122,12 @@ func (l *loader) syntax(err error) {
 }
 
 func (l *loader) yamlText(text string) {
+	text = strings.TrimPrefix(text, "yaml: ")
 	line := 0
-	if m := lineOf.FindStringSubmatch(text); m != nil {
-		line, _ = strconv.Atoi(m[1])
-		text = text[len(m[0]):]
+	if _, err := fmt.Sscanf(text, "line %d:", &line); err == nil {
+		_, text, _ = strings.Cut(text, ": ")
 	}
-	l.fault(line, "", strings.TrimPrefix(text, "yaml: ")+"; see that the indentation is right and special characters are quoted")
+	l.fault(line, "", text+"; see that the indentation is right and special characters are quoted")
 }
 
 // decode compares the tree with the types, and fills the configuration as far as it goes.
@@ -179,6 +175,9 @@ func (l *loader) absolute() {
 		if file, ok := strings.CutPrefix(server, "ldif:"); ok && file != "" && !filepath.IsAbs(file) {
 			l.cfg.Directory.Servers[i] = "ldif:" + filepath.Join(dir, file)
 		}
+	}
+	if state := l.cfg.Admin.State; state != "" && state != "off" && !filepath.IsAbs(state) {
+		l.cfg.Admin.State = filepath.Join(dir, state)
 	}
 	if file, ok := strings.CutPrefix(l.cfg.Admin.Address, "unix:"); ok && file != "" && !filepath.IsAbs(file) {
 		l.cfg.Admin.Address = "unix:" + filepath.Join(dir, file)

@@ -3,6 +3,7 @@ package conf
 import (
 	"encoding"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -42,11 +43,14 @@ func fields(t reflect.Type) []field {
 	return list
 }
 
-var (
-	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
-	shortType    = reflect.TypeFor[interface{ UnmarshalYAML(func(any) error) error }]()
-	durationType = reflect.TypeFor[time.Duration]()
-)
+// isText says whether a type reads itself from a text, isShort whether it may stand as a text in place of its keys.
+func isText(t reflect.Type) bool {
+	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+func isShort(t reflect.Type) bool {
+	return reflect.PointerTo(t).Implements(reflect.TypeFor[interface{ UnmarshalYAML(func(any) error) error }]())
+}
 
 // value checks one value and says whether it can be decoded.
 func (c *checker) value(path string, node *yaml.Node, t reflect.Type) bool {
@@ -54,9 +58,8 @@ func (c *checker) value(path string, node *yaml.Node, t reflect.Type) bool {
 	if node = content(node); node == nil || isNull(node) {
 		return true // absent: the default holds
 	}
-	short := reflect.PointerTo(t).Implements(shortType)
 	switch {
-	case reflect.PointerTo(t).Implements(textType), short && node.Kind == yaml.ScalarNode:
+	case isText(t), isShort(t) && node.Kind == yaml.ScalarNode:
 		return c.scalar(path, line, node, t)
 	case t.Kind() == reflect.Struct:
 		return c.mapping(path, line, node, t)
@@ -209,11 +212,11 @@ func (c *checker) wrong(path string, line int, want string, node *yaml.Node) boo
 // wanted says what a value of a type looks like.
 func wanted(t reflect.Type) string {
 	switch {
-	case t == durationType:
+	case t == reflect.TypeFor[time.Duration]():
 		return "must be a duration with its unit, such as 30s, 5m or 24h"
-	case t.String() == "netip.Addr":
+	case t == reflect.TypeFor[netip.Addr]():
 		return "must be an IP address, such as 192.0.2.10 or 2001:db8::1"
-	case t.String() == "netip.Prefix":
+	case t == reflect.TypeFor[netip.Prefix]():
 		return "must be a network, such as 10.0.0.0/8 or 192.0.2.10/32"
 	case t.Kind() == reflect.Bool:
 		return "must be true or false"
@@ -226,7 +229,7 @@ func wanted(t reflect.Type) string {
 }
 
 func isLeaf(t reflect.Type) bool {
-	return reflect.PointerTo(t).Implements(textType) || t.Kind() != reflect.Struct && t.Kind() != reflect.Map && t.Kind() != reflect.Slice
+	return isText(t) || t.Kind() != reflect.Struct && t.Kind() != reflect.Map && t.Kind() != reflect.Slice
 }
 
 func isNull(node *yaml.Node) bool {
