@@ -140,12 +140,11 @@ func (l *leg) loginCommand(told auth.Told) ([]byte, error) {
 type loginLine struct {
 	text []byte
 	cuts []int // behind the CRLF of each head
-	buf  [256]byte
 }
 
 // begin composes the command. It is false when a string cannot be said in any way.
 func (c *loginLine) begin(user, password string, literals bool) bool {
-	c.text = append(c.buf[:0], tagLogin+" LOGIN "...)
+	c.text = append(make([]byte, 0, 128), tagLogin+" LOGIN "...)
 	if !c.astring(user, literals) {
 		return false
 	}

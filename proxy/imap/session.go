@@ -69,15 +69,11 @@ func (s *session) credentials() (*auth.Credentials, error) {
 		}
 		s.parser.begin(line)
 		creds, err := s.command()
-		var syntax errSyntax
-		switch {
-		case err == nil && creds != nil:
+		if err == nil && creds != nil {
 			return creds, nil
-		case err == nil:
-		case errors.As(err, &syntax):
-			err = s.bad(string(syntax))
-		case slices.ContainsFunc(clientFaults, func(fault error) bool { return errors.Is(err, fault) }):
-			err = s.refuse(err)
+		}
+		if err != nil {
+			err = s.fault(err)
 		}
 		if err == nil {
 			err = s.parser.skip()
@@ -86,6 +82,18 @@ func (s *session) credentials() (*auth.Credentials, error) {
 			return nil, err
 		}
 	}
+}
+
+// fault answers a command that went wrong. It returns nil when the session goes on.
+func (s *session) fault(err error) error {
+	var syntax errSyntax
+	switch {
+	case errors.As(err, &syntax):
+		return s.bad(string(syntax))
+	case slices.ContainsFunc(clientFaults, func(fault error) bool { return errors.Is(err, fault) }):
+		return s.refuse(err)
+	}
+	return err
 }
 
 // clientFaults are the errors of a login command that leave the session going. Others end it: a connection that breaks, a

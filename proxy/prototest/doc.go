@@ -72,7 +72,7 @@
 //	backend.format=separator       the master user is account*admin
 //	backend.tls=starttls           or implicit
 //	backend.identity=off
-//	limits.bad_commands=3          and line_length, per_account, login_timeout, hand_over_timeout
+//	limits.bad_commands=3          and line_length, per_account, per_address, exempt, login_timeout, hand_over_timeout
 //	auth.mechanisms=plain,login    what is offered
 //	certificate=ann@example.com    the client has a certificate with this address
 //	chunk=off                      do not play the script byte by byte; for those that depend on what is in one packet

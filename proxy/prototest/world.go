@@ -2,6 +2,7 @@ package prototest
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -158,6 +159,10 @@ func (w *World) set(c *config, s Setting) (err error) {
 		number(&limits.PerAccount)
 	case "limits.per_address":
 		number(&limits.PerAddress)
+	case "limits.exempt":
+		var prefix netip.Prefix
+		prefix, err = netip.ParsePrefix(s.Value)
+		limits.Exempt = append(limits.Exempt, prefix)
 	case "limits.login_timeout":
 		span(&limits.LoginTimeout)
 	case "limits.hand_over_timeout":
@@ -195,6 +200,27 @@ func (w *World) Connect() *Conn {
 	s.FaultIn(w.clientFault)
 	go w.Server.ServeConn(s, w.listener)
 	return c
+}
+
+// Stream is a connection that can be half-closed.
+type Stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// ConnectTLS is Connect, with TLS over it if that is wanted.
+func (w *World) ConnectTLS(t testing.TB, files *Files, encrypt bool) Stream {
+	t.Helper()
+	c := w.Connect()
+	if !encrypt {
+		return c
+	}
+	c.SetDeadline(time.Now().Add(time.Minute))
+	encrypted := tls.Client(c, &tls.Config{RootCAs: files.pool, ServerName: Hostname})
+	if err := encrypted.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	return encrypted
 }
 
 // FailLookups makes the directory answer with an error from now on; nil lets it work again.
