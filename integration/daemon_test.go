@@ -38,6 +38,7 @@ type setup struct {
 	TLS       string // more keys of tls
 	Mechs     string // auth.mechanisms
 	Servers   string // directory.servers
+	TrustAll  bool   // every address of the network is a frontend that may say who its client is
 }
 
 // configText is the file that design and README describe, with the stage's addresses.
@@ -59,6 +60,7 @@ hosts:
   back2.example.com: {members: [{{.Back2}}], tls: starttls}
   back3.example.com: {members: [{{.Back1}}], tls: implicit, tls_services: {sieve: starttls}, ports: {imap: 10993, pop3: 10995, submission: 10465}}
   post.example.com: {members: [{{.Post}}]}
+  self.example.com: {members: [{{.IP}}], check: {mode: off}}
 {{- range .FakeRows}}
   {{.}}
 {{- end}}
@@ -90,7 +92,7 @@ auth: {mechanisms: [{{.Mechs}}]}
 
 limits: {{"{"}}{{.Limits}}}
 
-admin: {address: "unix:{{.Dir}}/admin.sock"}
+admin: {address: "unix:{{.Dir}}/admin.sock", state: {{.Dir}}/state.json}
 log: {level: info, format: json}
 `
 
@@ -131,7 +133,11 @@ func (s *setup) ListenerRows() []string {
 	}
 	for _, p := range talk.Protocols() {
 		port := backendPort(p, talk.StartTLS)
-		row(p, s.IP, port, ", allow_plaintext: true")
+		more := ""
+		if s.TrustAll {
+			more = ", identity_from: [127.0.0.0/8]"
+		}
+		row(p, s.IP, port, ", allow_plaintext: true"+more)
 		row(p, s.IP, backendPort(p, talk.Implicit), ", tls: implicit")
 		row(p, s.IP, port+strict, "")
 		row(p, s.IP, port+proxied, fmt.Sprintf(", allow_plaintext: true, proxy_protocol: [%s/32]", s.W.Net.IP(hostProxy)))
@@ -156,6 +162,19 @@ func (s *setup) text() (string, error) {
 func defaults(w *stage.World) *setup {
 	return &setup{W: w, Servers: w.Slapd.URL, Mechs: "plain, login, scram-sha-256, scram-sha-1, oauthbearer, xoauth2",
 		Limits: "per_address: 20000, per_account: 20000, failure_delay: 1ms, failure_delay_max: 1ms, hand_over_timeout: 4s, drain_timeout: 3s, bad_commands: 5"}
+}
+
+// writeLDIF puts the accounts into a file in dir, for a directory without a server, and returns its name.
+func writeLDIF(t testing.TB, dir string, accounts ...stage.Account) string {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "accounts.ldif")
+	if err := os.WriteFile(file, []byte(stage.LDIF(accounts)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // daemon is a mailmux and the world that it stands in.

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -71,6 +73,42 @@ func TestDirectoryOutage(t *testing.T) {
 		}
 		recovery(t, w.Account("o'hara@example.com"), stage.Back2)
 	})
+}
+
+// The directory is asked over TLS too, and its certificate is verified.
+func TestDirectoryOverTLS(t *testing.T) {
+	t.Parallel()
+	w := world(t)
+	ldaps := strings.NewReplacer("ldap://", "ldaps://", fmt.Sprint(stage.PortLDAP), fmt.Sprint(stage.PortLDAPS)).Replace(w.Slapd.URL)
+	stranger, err := stage.NewAuthority(t.TempDir(), "stranger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, servers, more string
+		works               bool
+	}{
+		{"ldaps", ldaps, "  tls_ca_file: " + w.CA.File, true},
+		{"starttls", w.Slapd.URL, "  starttls: true\n  tls_ca_file: " + w.CA.File, true},
+		{"a stranger's certificate", ldaps, "  tls_ca_file: " + stranger.File, false},
+		{"the second server answers", "ldap://" + w.Net.Addr(99, 389) + ", " + w.Slapd.URL, "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := ownDaemon(t, w, func(s *setup) { s.Servers, s.Directory = c.servers, c.more })
+			for _, p := range talk.Protocols() {
+				session := d.dial(t, p, talk.StartTLS)
+				if c.works {
+					login(t, session, "PLAIN-IR", w.Account("bob@example.com"), stage.Back2)
+					continue
+				}
+				r, err := session.Login("PLAIN-IR", "bob@example.com", "open")
+				if err != nil {
+					t.Fatal(err)
+				}
+				refused(t, p, r, toldTemp)
+			}
+		})
+	}
 }
 
 // refusal is a login that was refused, as an error.

@@ -66,6 +66,7 @@ func TestRefusals(t *testing.T) {
 		{"two entries match", [2]string{"twin@example.com", "twin"}, toldTemp},
 		{"home host unknown", [2]string{"lost@example.com", "lost"}, toldTemp},
 		{"no home host", [2]string{"homeless@example.com", "homeless"}, toldTemp},
+		{"home host is this frontend", [2]string{"self@example.com", "self"}, toldTemp},
 		{"member dead", fake("dead"), toldTemp},
 		{"member closes", fake("closing"), toldTemp},
 		{"member talks garbage", fake("garbage"), toldTemp},

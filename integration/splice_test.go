@@ -30,14 +30,7 @@ func TestSplice(t *testing.T) {
 	scripted(t, ip+":10143", func(conn net.Conn) { bulkMember(conn, sent) })
 	d := ownDaemon(t, w, func(s *setup) {
 		s.Hosts = "  bulk.example.com: {members: [" + ip + "], check: {mode: off}}"
-		s.Servers = "ldif:" + s.Dir + "/accounts.ldif"
-		text := stage.LDIF([]stage.Account{{Login: "bulk@example.com", Host: "bulk.example.com", Password: "x"}})
-		if err := os.MkdirAll(s.Dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(s.Dir, "accounts.ldif"), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		s.Servers = "ldif:" + writeLDIF(t, s.Dir, stage.Account{Login: "bulk@example.com", Host: "bulk.example.com", Password: "x"})
 	})
 	c := d.dial(t, talk.IMAP, talk.Plain)
 	if r, err := c.Login(talk.Command, "bulk@example.com", "x"); err != nil || !r.OK {

@@ -16,6 +16,7 @@ const (
 	Back2    = "back2.example.com" // Dovecot, reached with STARTTLS
 	Back3    = "back3.example.com" // the first Dovecot again, reached with implicit TLS
 	PostHost = "post.example.com"  // Postfix
+	SelfHost = "self.example.com"  // a mistake: the frontend itself
 )
 
 // FakeHost is the host table's name of a member that a test plays; FakeLogin is the account that lives there.
@@ -70,6 +71,7 @@ func Accounts() []Account {
 		{Login: "odd@example.com", Password: "odd", Host: Back1, Status: "frobnicated"},
 		{Login: "lost@example.com", Password: "lost", Host: "nowhere.example.com"},
 		{Login: "homeless@example.com", Password: "homeless"},
+		{Login: "self@example.com", Password: "self", Host: SelfHost},
 		// Two entries with the same address: neither may be served under it.
 		{Login: "twin1@example.com", Mail: []string{"twin@example.com"}, Password: "twin", Host: Back1},
 		{Login: "twin2@example.com", Mail: []string{"twin@example.com"}, Password: "twin", Host: Back2},
