@@ -73,7 +73,7 @@ func (inv *invocation) checkDirectory(cfg *conf.Config, d *directory.Directory) 
 	defer cancel()
 	faults := d.Check(ctx)
 	for _, err := range faults {
-		fmt.Fprintf(inv.out, "directory: %v\n", err)
+		fmt.Fprintln(inv.out, err)
 	}
 	if well := len(cfg.Directory.Servers) - len(faults); well > 0 {
 		fmt.Fprintf(inv.out, "directory: %s well, by bind and search\n", plural(well, "server"))

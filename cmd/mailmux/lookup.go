@@ -102,9 +102,12 @@ func showExplanation(w io.Writer, x *admin.Explanation) {
 		row("  "+a.Name, strings.Join(a.Values, ", "))
 	}
 	row("remembered", remembered(x))
-	if x.Host == "" {
+	switch {
+	case x.Host == "" && x.Temporary:
+		row("home host", "unknown: clients are told to try again later")
+	case x.Host == "":
 		row("home host", "none: nobody can log in by this name")
-	} else {
+	default:
 		row("home host", spaced(x.Host, x.HostError))
 		row("status", served(d.Account.Status))
 	}

@@ -198,7 +198,7 @@ func explain(ctx context.Context, cfg *conf.Config, d *directory.Directory, tabl
 	x.Name = name.String()
 	x.Directory, err = d.Explain(ctx, name)
 	if err != nil {
-		x.Answer = err.Error()
+		x.Answer, x.Temporary = err.Error(), !errors.Is(err, directory.ErrNoUser)
 	}
 	x.Host = x.Directory.Account.Host
 	if x.Host == "" {

@@ -42,7 +42,7 @@ func printable(cell any) any {
 			return r
 		}
 		return '\uFFFD'
-	}, text)
+	}, strings.ReplaceAll(text, "\n", "; "))
 }
 
 // showStatus prints the state of a frontend.

@@ -97,6 +97,7 @@ type Explanation struct {
 	Name      string                `json:"name"`       // normalised
 	Directory directory.Explanation `json:"directory"`  // filter, entry, attribute, what is remembered
 	Answer    string                `json:"answer"`     // the directory's error, "" when it found the account
+	Temporary bool                  `json:"temporary"`  // that error is an outage, or a fault of the entry, and not "no such user"
 	Host      string                `json:"host"`       // the home host sessions go to now, "" when there is none
 	HostError string                `json:"host_error"` // why there is no way there
 	Choices   []backend.Explanation `json:"choices"`    // the member of a new session, by service, and why
