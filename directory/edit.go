@@ -75,6 +75,8 @@ type Editor interface {
 	Find(ctx context.Context, name Name) ([]Record, error)
 	// Get reads one entry; its error is ErrGone if there is none.
 	Get(ctx context.Context, dn string) (Record, error)
+	// GetAll reads many entries, with many requests in flight. The errors belong to the DNs; ErrGone as with Get.
+	GetAll(ctx context.Context, dns []string) ([]Record, []error)
 	// Modify makes the changes one by one, many at the same time. The errors belong to the changes; nil is made.
 	Modify(ctx context.Context, changes []Change) []error
 	// Transact makes all the changes or, with an error, none (except for ErrLost, which leaves it open).

@@ -89,16 +89,24 @@ func (e *fileEditor) Find(_ context.Context, name Name) ([]Record, error) {
 	return e.search(e.finder.fill(name), "", 2)
 }
 
-func (e *fileEditor) Get(_ context.Context, dn string) (Record, error) {
+func (e *fileEditor) Get(ctx context.Context, dn string) (Record, error) {
+	records, errs := e.GetAll(ctx, []string{dn})
+	return records[0], errs[0]
+}
+
+func (e *fileEditor) GetAll(_ context.Context, dns []string) ([]Record, []error) {
+	records, errs := make([]Record, len(dns)), make([]error, len(dns))
 	c, err := readContent(e.path, e.cfg.Base)
-	if err != nil {
-		return Record{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	for i, dn := range dns {
+		if err != nil {
+			errs[i] = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		} else if found := c.byDN[foldDN(dn)]; found == nil {
+			errs[i] = fmt.Errorf("%w: %s", ErrGone, dn)
+		} else {
+			records[i] = e.cfg.Attributes.record(found)
+		}
 	}
-	found := c.byDN[foldDN(dn)]
-	if found == nil {
-		return Record{}, fmt.Errorf("%w: %s", ErrGone, dn)
-	}
-	return e.cfg.Attributes.record(found), nil
+	return records, errs
 }
 
 // Modify writes one new file with all the changes that can be made.

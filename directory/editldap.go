@@ -180,24 +180,29 @@ func (e *ldapEditor) Modify(ctx context.Context, changes []Change) []error {
 	return errs
 }
 
-// pipeline sends the changes with many in flight, and waits for all answers. go-ldap gives each request a caller that
-// waits, so there are as many callers as requests in flight.
+// pipeline sends the changes with many in flight, and waits for all answers.
 func (e *ldapEditor) pipeline(c *conn, changes []Change, errs []error, controls []ldap.Control) {
+	inFlight(len(changes), func(i int) { errs[i] = outcome(c.lc.Modify(e.request(changes[i], controls))) })
+	c.requests.Add(int64(len(changes)))
+}
+
+// inFlight calls do with 0 to n-1, many at the same time. go-ldap gives each request a caller that waits, so there are
+// as many callers as requests in flight.
+func inFlight(n int, do func(i int)) {
 	next := make(chan int)
 	var wg sync.WaitGroup
-	for range min(pipelined, len(changes)) {
+	for range min(pipelined, n) {
 		wg.Go(func() {
 			for i := range next {
-				errs[i] = outcome(c.lc.Modify(e.request(changes[i], controls)))
+				do(i)
 			}
 		})
 	}
-	for i := range changes {
+	for i := range n {
 		next <- i
 	}
 	close(next)
 	wg.Wait()
-	c.requests.Add(int64(len(changes)))
 }
 
 // request is the compare-and-set: deleting an exact value fails if the entry does not hold it.

@@ -233,7 +233,29 @@ func (s *sweep) stream(ctx context.Context, request *ldap.SearchRequest, take fu
 
 // Get reads one entry.
 func (e *ldapEditor) Get(ctx context.Context, dn string) (Record, error) {
-	found, err := e.read(ctx, ldap.NewSearchRequest(dn, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 1, 0, false,
+	records, errs := e.GetAll(ctx, []string{dn})
+	return records[0], errs[0]
+}
+
+// GetAll reads entries over one connection.
+func (e *ldapEditor) GetAll(ctx context.Context, dns []string) ([]Record, []error) {
+	records, errs := make([]Record, len(dns)), make([]error, len(dns))
+	c, err := e.take(ctx)
+	if err != nil {
+		for i := range errs {
+			errs[i] = fmt.Errorf("%w: %w", ErrLost, err)
+		}
+		return records, errs
+	}
+	defer e.put(c)
+	ctx, cancel := context.WithTimeout(ctx, stallWithin)
+	defer cancel()
+	inFlight(len(dns), func(i int) { records[i], errs[i] = e.get(ctx, c, dns[i]) })
+	return records, errs
+}
+
+func (e *ldapEditor) get(ctx context.Context, c *conn, dn string) (Record, error) {
+	found, err := c.search(ctx, ldap.NewSearchRequest(dn, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 1, 0, false,
 		"(objectClass=*)", e.reader.names(), nil), 1)
 	switch {
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject), err == nil && len(found) == 0:

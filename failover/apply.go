@@ -67,7 +67,10 @@ type Applier struct {
 	Journal      *Journal // nil for none
 	Transactions Transactions
 	Connections  int // for single changes
-	Say          func(format string, args ...any)
+	// Look reads the entries of a batch before they go into a transaction, and makes those single changes that do not fit.
+	// A search has just seen its entries; a journal says how they were long ago, and a transaction must not abort.
+	Look bool
+	Say  func(format string, args ...any)
 
 	single atomic.Bool // transactions are over for this run
 }
@@ -152,12 +155,31 @@ func (w *work) settle(i int, result Result, err error) { w.outcomes[i] = Outcome
 func (a *Applier) attempt(ctx context.Context, editor directory.Editor, w *work) error {
 	whole := len(w.pending) == len(w.batch)
 	if whole && a.Transactions != Never && !a.single.Load() && editor.Capabilities().Transactions {
+		if a.Look && !a.fits(ctx, editor, w.batch) {
+			return a.modify(ctx, editor, w)
+		}
 		done, err := a.transact(ctx, editor, w)
 		if done || err != nil {
 			return err
 		}
 	}
 	return a.modify(ctx, editor, w)
+}
+
+// fits says whether all entries are as the changes expect them.
+func (a *Applier) fits(ctx context.Context, editor directory.Editor, batch []directory.Change) bool {
+	dns := make([]string, len(batch))
+	for i, c := range batch {
+		dns[i] = c.DN
+	}
+	records, errs := editor.GetAll(ctx, dns)
+	for i, c := range batch {
+		r := records[i]
+		if errs[i] != nil || r.Several || !strings.EqualFold(r.Host, c.From) || !strings.EqualFold(r.OldHost, c.OldFrom) {
+			return false
+		}
+	}
+	return true
 }
 
 // transact tries the whole batch in a transaction. It is not done when the batch has to be made one by one.

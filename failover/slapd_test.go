@@ -106,7 +106,7 @@ func (m *mover) do(t testing.TB) failover.Summary {
 func undo(t testing.TB, link *failover.Link, journal string) failover.Summary {
 	t.Helper()
 	m := newMover(t, link, nil, failover.Auto)
-	m.run.Feed, m.run.Again = &failover.Undo{Path: journal}, false
+	m.run.Feed, m.run.Again, m.applier.Look = &failover.Undo{Path: journal}, false, true
 	return m.do(t)
 }
 
@@ -201,6 +201,7 @@ hostServer: one
 		"access to * by dn.exact=\"" + slapdtest.BindDN + "\" write by anonymous auth by * none\n"
 	for _, mode := range []failover.Transactions{failover.Auto, failover.Never} {
 		s := slapdtest.Start(t, slapdtest.Options{LDIF: ldif, Broken: broken, Access: protect})
+		stop := s.Supervise()
 		m := newMover(t, linkTo(t, slapdConfig(t), s.URL), move("one", "three"), mode)
 		got := m.do(t).Total()
 		if got.Failed != 41 || got.Changed != 962 {
@@ -222,6 +223,12 @@ hostServer: one
 		if got := undo(t, linkTo(t, slapdConfig(t), s.URL), m.journal).Total(); got.Changed != 962 || got.Already+got.Conflict+got.Failed != 0 {
 			t.Errorf("mode %d: undo %+v", mode, got)
 		}
+		if deaths := stop(); deaths > 0 {
+			t.Logf("mode %d: slapd died %d times", mode, deaths)
+			if mode == failover.Never || deaths > 1 {
+				t.Errorf("mode %d: slapd died %d times; one transaction may abort, and no more", mode, deaths)
+			}
+		}
 	}
 }
 
@@ -231,6 +238,7 @@ func TestWritersMeanwhile(t *testing.T) {
 		s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(2000, "one")})
 		m := newMover(t, linkTo(t, slapdConfig(t), s.URL), move("one", "three"), mode)
 		m.run.Rate = 4000
+		defer s.Supervise()()
 		stop, done := make(chan struct{}), make(chan int)
 		go meddle(t, s, stop, done)
 		m.do(t)
@@ -253,25 +261,31 @@ func TestWritersMeanwhile(t *testing.T) {
 	}
 }
 
-// meddle creates an account, removes one and points one elsewhere, again and again.
+// meddle creates an account, removes one and points one elsewhere, again and again. The server may die under it.
 func meddle(t *testing.T, s *slapdtest.Server, stop <-chan struct{}, done chan<- int) {
 	link := linkTo(t, slapdConfig(t), s.URL)
-	editor, err := link.Editor(context.Background())
-	if err != nil {
-		t.Error(err)
-	}
+	rounds := 0
 	for round := 0; ; round++ {
 		select {
 		case <-stop:
-			done <- round
+			done <- rounds
 			return
 		default:
 		}
-		s.Modify(fmt.Sprintf("dn: %s\nchangetype: add\nobjectClass: inetOrgPerson\nobjectClass: mailAccount\nuid: user%06d\ncn: x\nsn: x\nhostServer: one\n\ndn: %s\nchangetype: delete\n",
-			userDN(5000+round), 5000+round, userDN(1999-round)))
+		if s.TryModify(fmt.Sprintf("dn: %s\nchangetype: add\nobjectClass: inetOrgPerson\nobjectClass: mailAccount\nuid: user%06d\ncn: x\nsn: x\nhostServer: one\n\ndn: %s\nchangetype: delete\n",
+			userDN(5000+round), 5000+round, userDN(1999-round))) == nil {
+			rounds++
+		}
 		for _, host := range []string{"one", "three"} {
+			editor, err := link.Editor(context.Background())
+			if err != nil {
+				t.Error(err)
+				continue
+			}
 			for _, err := range editor.Modify(context.Background(), []directory.Change{{DN: userDN(round), From: host, To: "elsewhere"}}) {
-				if err != nil && !errors.Is(err, directory.ErrConflict) {
+				if errors.Is(err, directory.ErrLost) {
+					link.Lost(editor)
+				} else if err != nil && !errors.Is(err, directory.ErrConflict) {
 					t.Error(err)
 				}
 			}

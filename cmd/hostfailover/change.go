@@ -178,6 +178,7 @@ func (j *job) one(ctx context.Context, one *site) error {
 		defer journal.Close()
 		run.Writer = &failover.Applier{
 			Link: one.link, Journal: journal, Transactions: modes[j.o.transaction], Connections: j.o.connections, Say: j.report.say,
+			Look: j.undo != nil,
 		}
 	}
 	stop := j.watch(ctx, one, run)

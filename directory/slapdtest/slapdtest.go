@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -69,8 +70,10 @@ type Server struct {
 	Addr   string
 	Dir    string
 
-	t       testing.TB
-	conf    string
+	t    testing.TB
+	conf string
+
+	mu      sync.Mutex // held while it is started or ended
 	command *exec.Cmd
 	done    chan struct{}
 }
@@ -170,6 +173,8 @@ index objectClass,uid,mail,mailAlternateAddress,hostServer,oldHostServer,entryUU
 // Run starts the server again after Stop or Kill, on the same database and port, and waits until it speaks LDAP.
 func (s *Server) Run() {
 	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for attempt := 0; ; attempt++ {
 		err := s.run()
 		if err == nil {
@@ -194,7 +199,7 @@ func (s *Server) run() error {
 		return fmt.Errorf("start slapd: %w", err)
 	}
 	s.done = make(chan struct{})
-	go s.wait()
+	go wait(s.command, s.done)
 	deadline := time.Now().Add(20 * time.Second)
 	for time.Now().Before(deadline) {
 		select {
@@ -214,13 +219,42 @@ func (s *Server) run() error {
 	return fmt.Errorf("slapd at %s did not answer within 20 s", s.URL)
 }
 
-func (s *Server) wait() {
-	_ = s.command.Wait() // how it ended is told by ProcessState
-	close(s.done)
+func wait(command *exec.Cmd, done chan<- struct{}) {
+	_ = command.Wait() // how it ended is told by ProcessState
+	close(done)
+}
+
+// Supervise starts the server again whenever it dies, as systemd would, until the function it gives is called. That
+// function says how often it died: slapd 2.5 crashes now and then when a transaction aborts.
+func (s *Server) Supervise() (stop func() (deaths int)) {
+	ended, supervised := make(chan struct{}), make(chan int)
+	go s.supervise(ended, supervised)
+	return func() int { close(ended); return <-supervised }
+}
+
+func (s *Server) supervise(ended <-chan struct{}, supervised chan<- int) {
+	for deaths := 0; ; deaths++ {
+		s.mu.Lock()
+		done := s.done
+		s.mu.Unlock()
+		select {
+		case <-ended:
+			supervised <- deaths
+			return
+		case <-done:
+			s.Run()
+		}
+	}
 }
 
 // Running says whether the process is there: a test that expects it to survive asks at its end.
 func (s *Server) Running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running()
+}
+
+func (s *Server) running() bool {
 	select {
 	case <-s.done:
 		return false
@@ -242,7 +276,9 @@ func (s *Server) Pause() { s.must(s.command.Process.Signal(syscall.SIGSTOP)) }
 func (s *Server) Resume() { s.must(s.command.Process.Signal(syscall.SIGCONT)) }
 
 func (s *Server) end(signal syscall.Signal) {
-	if !s.Running() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running() {
 		return
 	}
 	_ = s.command.Process.Signal(syscall.SIGCONT)
@@ -253,9 +289,17 @@ func (s *Server) end(signal syscall.Signal) {
 // Modify applies LDIF change records as the database's root.
 func (s *Server) Modify(ldif string) {
 	s.t.Helper()
-	if out, err := s.tool(ldif, "ldapmodify"); err != nil {
-		s.t.Fatalf("ldapmodify: %v\n%s", err, out)
+	if err := s.TryModify(ldif); err != nil {
+		s.t.Fatal(err)
 	}
+}
+
+// TryModify is Modify for a server that may die meanwhile.
+func (s *Server) TryModify(ldif string) error {
+	if out, err := s.tool(ldif, "ldapmodify"); err != nil {
+		return fmt.Errorf("ldapmodify: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // Search gives LDIF of what a filter finds, as the database's root sees it.
