@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"mailmux/directory"
+	"mailmux/directory/slapdtest"
+	"mailmux/failover"
+)
+
+// site of the soak: a directory and the real command.
+type soak struct {
+	t        *testing.T
+	server   *slapdtest.Server
+	binary   string
+	secret   string
+	dir      string
+	accounts int
+	random   *rand.Rand
+}
+
+func userDN(i int) string { return fmt.Sprintf("uid=user%06d,ou=domains,dc=example,dc=com", i) }
+
+// The command is killed at random instants, and so is the directory. Nothing is ever half changed, the journal claims
+// all that was done, running it again completes it, and undo brings everything back. make soak-failover sets
+// FAILOVER_SOAK=200; the normal tests do it a few times.
+func TestKilledAtAnyInstant(t *testing.T) {
+	rounds := 4
+	if n, err := strconv.Atoi(os.Getenv("FAILOVER_SOAK")); err == nil {
+		rounds = n
+	}
+	s := newSoak(t, 2000)
+	seed := uint64(time.Now().UnixNano())
+	s.random = rand.New(rand.NewPCG(seed, 1))
+	t.Logf("seed %d", seed)
+	kills := 0
+	for round := range rounds {
+		kills += s.round(round)
+		if t.Failed() {
+			t.Fatalf("in round %d", round)
+		}
+	}
+	t.Logf("%d rounds, killed %d times", rounds, kills)
+}
+
+func newSoak(t *testing.T, accounts int) *soak {
+	s := &soak{t: t, dir: t.TempDir(), accounts: accounts}
+	s.binary = filepath.Join(s.dir, "hostfailover")
+	if out, err := exec.Command("go", "build", "-o", s.binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	s.secret = filepath.Join(s.dir, "secret")
+	writeFile(t, s.secret, slapdtest.BindPassword)
+	var b strings.Builder
+	for i := range accounts {
+		fmt.Fprintf(&b, "dn: %s\nobjectClass: inetOrgPerson\nobjectClass: mailAccount\nuid: user%06d\ncn: x\nsn: x\nmail: user%06d@example.com\nhostServer: %s\n\n",
+			userDN(i), i, i, [...]string{"one", "two"}[i%2])
+	}
+	s.server = slapdtest.Start(t, slapdtest.Options{
+		LDIF: b.String(), Database: "limits dn.exact=\"" + slapdtest.BindDN + "\" size.soft=unlimited size.hard=unlimited\n",
+	})
+	return s
+}
+
+// command is hostfailover with what it needs to find the directory.
+func (s *soak) command(ctx context.Context, args ...string) *exec.Cmd {
+	args = append(args, "-server", s.server.URL, "-base", slapdtest.Base, "-bind-dn", slapdtest.BindDN, "-bind-password-file", s.secret)
+	cmd := exec.CommandContext(ctx, s.binary, args...)
+	cmd.Dir = s.dir
+	return cmd
+}
+
+func (s *soak) round(n int) (kills int) {
+	journal := filepath.Join(s.dir, fmt.Sprintf("journal-%d", n))
+	mode := []string{"auto", "on", "off"}[s.random.IntN(3)]
+	move := []string{"move", "-from", "one", "-to", "three", "-apply", "-yes", "-journal", journal, "-txn", mode, "-batch", "50"}
+	for attempt := range 3 {
+		killed, code, out := s.kill(attempt, move)
+		if killed {
+			kills++
+		} else if code != 0 {
+			s.t.Fatalf("exit %d\n%s", code, out)
+		}
+		s.check(journal)
+		if !killed {
+			break
+		}
+	}
+	if out, err := s.command(s.t.Context(), move...).CombinedOutput(); err != nil {
+		s.t.Fatalf("to complete it: %v\n%s", err, out)
+	}
+	if left := strings.Count(s.server.Search("(hostServer=one)", "1.1"), "dn:"); left > 0 {
+		s.t.Errorf("%d accounts are left on the host", left)
+	}
+	s.check(journal)
+	if out, err := s.command(s.t.Context(), "undo", "-journal", journal, "-apply", "-yes").CombinedOutput(); err != nil {
+		s.t.Fatalf("undo: %v\n%s", err, out)
+	}
+	if got := strings.Count(s.server.Search("(&(hostServer=one)(!(oldHostServer=*)))", "1.1"), "dn:"); got != s.accounts/2 {
+		s.t.Errorf("after undo %d accounts are at home, want %d", got, s.accounts/2)
+	}
+	return kills
+}
+
+// kill runs the command and kills it, or the directory, after a while.
+func (s *soak) kill(attempt int, args []string) (killed bool, code int, out string) {
+	cmd := s.command(s.t.Context(), args...)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	delay := time.Duration(s.random.IntN(700)) * time.Millisecond
+	select {
+	case <-ended:
+		return false, cmd.ProcessState.ExitCode(), output.String()
+	case <-time.After(delay): // at any instant is the point
+	}
+	if attempt == 1 {
+		s.server.Kill()
+		s.server.Run()
+		<-ended
+		return false, cmd.ProcessState.ExitCode(), output.String()
+	}
+	_ = cmd.Process.Kill() // it may have ended by itself
+	<-ended
+	return cmd.ProcessState.ExitCode() != 0, cmd.ProcessState.ExitCode(), output.String()
+}
+
+// check compares the directory entry by entry with what must hold, and with the journal.
+func (s *soak) check(journal string) {
+	s.t.Helper()
+	changed := map[string]bool{}
+	if f, err := os.Open(journal); err == nil {
+		defer f.Close()
+		err := failover.ReadJournal(f, func(_ *failover.Header, l *failover.Line) error {
+			if l != nil && l.DN != "" {
+				changed[l.DN] = true
+			}
+			return nil
+		})
+		if err != nil {
+			s.t.Error(err)
+		}
+	}
+	cfg := directory.Config{BindDN: slapdtest.BindDN, BindPasswordFile: s.secret, Base: slapdtest.Base}
+	editor, err := directory.OpenEditor(s.t.Context(), cfg, s.server.URL)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer editor.Close()
+	seen := 0
+	err = editor.Search(s.t.Context(), directory.Query{}, func(r directory.Record) error {
+		seen++
+		switch r.Host + "/" + r.OldHost {
+		case "one/", "two/":
+		case "three/one":
+			if !changed[r.DN] {
+				s.t.Errorf("%s was changed, and the journal does not know", r.DN)
+			}
+		default:
+			s.t.Errorf("%s is half changed: %+v", r.DN, r)
+		}
+		return nil
+	})
+	if err != nil || seen != s.accounts {
+		s.t.Errorf("%d accounts seen of %d, %v", seen, s.accounts, err)
+	}
+}
+
+// Exit codes and messages of the real command when the directory goes away.
+func TestDirectoryGoesAway(t *testing.T) {
+	s := newSoak(t, 2000)
+	cmd := s.command(t.Context(), "move", "-from", "one", "-to", "three", "-apply", "-yes", "-rate", "1000", "-wait", "200ms", "-journal", "j")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if text, err := os.ReadFile(filepath.Join(s.dir, "j")); err == nil && bytes.Count(text, []byte("\n")) > 100 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not begin")
+		}
+	}
+	s.server.Kill()
+	var said bytes.Buffer
+	if _, err := said.ReadFrom(stderr); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitAway || !strings.Contains(said.String(), "run the same command again") {
+		t.Errorf("exit %d\n%s", code, said.String())
+	}
+	s.server.Run()
+	s.check(filepath.Join(s.dir, "j"))
+}
+
+// Ctrl-C lets the batch under way end, and says how to go on.
+func TestInterrupt(t *testing.T) {
+	s := newSoak(t, 2000)
+	cmd := s.command(t.Context(), "move", "-from", "one", "-to", "three", "-apply", "-yes", "-rate", "500", "-journal", "j")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if text, err := os.ReadFile(filepath.Join(s.dir, "j")); err == nil && bytes.Count(text, []byte("\n")) > 100 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not begin")
+		}
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(out.String(), "interrupted: run the same command again") || !strings.Contains(out.String(), "host before") {
+		t.Errorf("exit %d\n%s", code, out.String())
+	}
+	s.check(filepath.Join(s.dir, "j"))
+}
