@@ -38,7 +38,7 @@ type frontend struct {
 	fault   atomic.Pointer[string] // of the last reload, nil if it did well
 	ended   context.Context        // ends with close
 	end     context.CancelFunc
-	retired sync.WaitGroup // directories of older configurations
+	retired sync.WaitGroup // what goes on beside the sessions: old directories, the operator's wishes
 
 	mu        sync.Mutex // one reload, withdrawal or drain at a time
 	draining  bool

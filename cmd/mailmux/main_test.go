@@ -40,6 +40,7 @@ func TestTranscripts(t *testing.T) {
 			"signal": signalCommand,
 			"login":  loginCommand,
 			"expand": expandCommand,
+			"left":   leftCommand,
 		},
 	})
 }
@@ -120,6 +121,18 @@ func signalCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}
 	ts.Check(syscall.Kill(s.PID, signals[args[0]]))
+}
+
+// leftCommand waits until a frontend has no session: left admin.sock.
+func leftCommand(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		s, err := statusOf(ts.MkAbs(args[0]))
+		ts.Check(err)
+		if s.Sessions.Open == 0 {
+			return
+		}
+	}
+	ts.Fatalf("the sessions do not end")
 }
 
 // loginCommand opens an IMAP session that stays until the end of the script: login ADDRESS USER.
