@@ -292,7 +292,6 @@ func identification(own []pair, id *proxy.Identity) string {
 // appendID appends a quoted string of ID. What a quoted string cannot hold is replaced: a client's own words are no
 // reason to lose the identity.
 func appendID(b []byte, s string) []byte {
-	s = s[:min(len(s), maxValue)]
 	if strings.IndexFunc(s, func(r rune) bool { return control(r) || r >= 0x80 }) >= 0 {
 		s = strings.Map(func(r rune) rune {
 			if control(r) || r >= 0x80 {

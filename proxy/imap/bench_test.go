@@ -11,7 +11,8 @@ import (
 // A whole login on connections in memory: greeting, LOGIN, lookup, ID and LOGIN to the backend, hand-over, end. The
 // allocations are those of the engine and of the connections, too.
 func BenchmarkLogin(b *testing.B) {
-	w := prototest.NewWorld(b, New(), "imap", prototest.NewFiles(b), prototest.Setting{Key: "limits.exempt", Value: "192.0.2.0/24"})
+	w := prototest.NewWorld(b, New(), "imap", prototest.NewFiles(b), prototest.Setting{Key: "limits.exempt", Value: "192.0.2.0/24"},
+		prototest.Setting{Key: "trace", Value: "off"})
 	defer w.Server.Close()
 	buf := make([]byte, 4096)
 	b.ReportAllocs()

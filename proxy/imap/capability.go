@@ -107,10 +107,10 @@ func beforeLogin(name []byte) bool {
 	return false
 }
 
-// atom says whether a capability is one by the grammar.
+// atom says whether a capability is one by the grammar. A bracket would end the response code it stands in.
 func atom(s string) bool {
 	for i := range len(s) {
-		if !tagChar(s[i]) && s[i] != '+' {
+		if !tagChar(s[i]) && s[i] != '+' || s[i] == ']' {
 			return false
 		}
 	}
@@ -119,17 +119,18 @@ func atom(s string) bool {
 
 // afterLogin is a member's list of capabilities as its client gets it.
 func afterLogin(list []byte) string {
-	leaks := false
+	leaves := func(name []byte) bool { return len(name) > 0 && !beforeLogin(name) && bytes.IndexByte(name, ']') < 0 }
+	whole := true
 	for name := range bytes.SplitSeq(list, []byte(" ")) {
-		leaks = leaks || beforeLogin(name)
+		whole = whole && leaves(name)
 	}
-	if !leaks {
+	if whole {
 		return clean(list)
 	}
 	var b strings.Builder
 	b.Grow(len(list))
 	for name := range bytes.SplitSeq(list, []byte(" ")) {
-		if len(name) > 0 && !beforeLogin(name) {
+		if leaves(name) {
 			if b.Len() > 0 {
 				b.WriteByte(' ')
 			}

@@ -40,6 +40,7 @@ func FuzzBackend(f *testing.F) {
 		"* OK hi\r\nS OK\r\n* CAPABILITY AUTH=LOGIN LOGINDISABLED\r\nC OK\r\n+ VXNlcm5hbWU6\r\n+ UGFzc3dvcmQ6\r\nL NO [LIMIT] a\x07b\r\n",
 		"* OK [CAPABILITY A] hi\r\n* ID ({3}\r\nabc)\r\n* BYE [LIMIT] L LOGIN \"ann\" \"" + password + "\"\r\n",
 		"* OK [CAPABILITY LITERAL-] hi\r\n* OK [ALERT] x\r\n* 1 EXISTS\r\nL BAD L LOGIN \"ann\" \"" + password + "\"\r\n",
+		"* OK [CAPABILITY IMAP4rev1] hi\r\nL LOGIN \"ann\" \"" + password + "\"\r\n",
 	} {
 		for mode := range byte(8) {
 			f.Add(s, mode)

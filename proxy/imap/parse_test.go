@@ -88,8 +88,17 @@ func TestLiteralsAreBounded(t *testing.T) {
 			t.Errorf("%s was asked for", text)
 		}
 	}
+	// All literals of a command count.
+	p, _ := parse(t, "{20000+}\r\n"+strings.Repeat("x", 20000)+" {20000+}\r\n")
+	if _, err := p.astring(); err != nil {
+		t.Error(err)
+	}
+	p.space()
+	if _, err := p.astring(); !errors.Is(err, errLiteral) {
+		t.Errorf("got %v", err)
+	}
 	// Many small ones are not free.
-	p, _ := parse(t, strings.Repeat("{0+}\r\n", 1000)+"\r\n")
+	p, _ = parse(t, strings.Repeat("{0+}\r\n", 1000)+"\r\n")
 	if err := p.skip(); !errors.Is(err, errLiteral) {
 		t.Errorf("got %v", err)
 	}

@@ -31,6 +31,9 @@
 // The first line of the backend's leg waits for mailmux to dial; after an end of that leg, the next one waits for the
 // next dial. At the end of the script mailmux must have said nothing beyond it.
 //
+// Every session is traced, and a trace must not show "sesame", "secret" or "t0ken" (the passwords of these worlds), plain
+// or in base64, in what mailmux hears from the client and says to the backend.
+//
 // In a text, the following stand for something else; any other brace is itself:
 //
 //	\r \n \t \0 \\ \xHH     a byte
@@ -75,5 +78,6 @@
 //	limits.bad_commands=3          and line_length, per_account, per_address, exempt, login_timeout, hand_over_timeout
 //	auth.mechanisms=plain,login    what is offered
 //	certificate=ann@example.com    the client has a certificate with this address
+//	trace=off                      no trace, for benchmarks
 //	chunk=off                      do not play the script byte by byte; for those that depend on what is in one packet
 package prototest

@@ -63,6 +63,9 @@ func Play(t *testing.T, handler proxy.Handler, service string, files *Files, scr
 			err = p.silence()
 		}
 		p.stop()
+		if leaks := p.w.events.leaks(); err == nil && len(leaks) > 0 {
+			err = fmt.Errorf("the trace shows passwords: %q", leaks)
+		}
 		if err != nil {
 			t.Errorf("%s\n%v\n\nwhat was said:\n%s", script.Story, err, &p.transcript)
 		}

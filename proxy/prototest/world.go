@@ -3,6 +3,7 @@ package prototest
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -65,9 +66,13 @@ func NewWorld(t testing.TB, handler proxy.Handler, service string, files *Files,
 		dir:      &fakeDirectory{account: directory.Account{DN: "mail=" + Account, Login: Account, Host: Host}, password: "sesame"},
 	}
 	c := config{
-		engine: proxy.Config{Hostname: Hostname, TLS: proxy.TLS{Certificates: []proxy.Certificate{{Cert: files.Cert, Key: files.Key}}, ClientCAFile: files.CA}},
-		host:   backend.HostConfig{},
-		size:   1,
+		engine: proxy.Config{
+			Hostname: Hostname,
+			Trace:    []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+			TLS:      proxy.TLS{Certificates: []proxy.Certificate{{Cert: files.Cert, Key: files.Key}}, ClientCAFile: files.CA},
+		},
+		host: backend.HostConfig{},
+		size: 1,
 	}
 	c.host.TLSCAFile = files.CA
 	c.host.Master.PasswordFile = files.Secret
@@ -169,6 +174,11 @@ func (w *World) set(c *config, s Setting) (err error) {
 		span(&limits.HandOverTimeout)
 	case "auth.mechanisms":
 		c.engine.Auth.Mechanisms = strings.Split(s.Value, ",")
+	case "trace":
+		if s.Value != "off" {
+			return errors.New("it is on, and can be off")
+		}
+		c.engine.Trace = nil
 	case "certificate", "chunk": // the player's
 	default:
 		return errors.New("no such setting")
@@ -291,10 +301,11 @@ func (d *fakeDirectory) CheckPassword(_ context.Context, _ directory.Account, pa
 	return nil
 }
 
-// events keeps the session events that the engine logs, and passes nothing on.
+// events keeps the session events that the engine logs, and what a trace showed that it should not.
 type events struct {
-	mu   sync.Mutex
-	list []map[string]string
+	mu    sync.Mutex
+	list  []map[string]string
+	shown []string
 }
 
 // Enabled is slog.Handler's.
@@ -302,7 +313,7 @@ func (e *events) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle is slog.Handler's.
 func (e *events) Handle(_ context.Context, r slog.Record) error {
-	if r.Message != "session" {
+	if r.Message != "session" && r.Message != "trace" {
 		return nil
 	}
 	event := map[string]string{}
@@ -312,8 +323,30 @@ func (e *events) Handle(_ context.Context, r slog.Record) error {
 	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.list = append(e.list, event)
+	switch leg := event["leg"]; {
+	case r.Message == "session":
+		e.list = append(e.list, event)
+	case leg == "from client" || strings.HasPrefix(leg, "to ") && leg != "to client":
+		if secret(event["line"]) {
+			e.shown = append(e.shown, leg+": "+event["line"])
+		}
+	}
 	return nil
+}
+
+// secret says whether a line holds a password of these worlds, plain or in base64.
+func secret(line string) bool {
+	for word := range strings.FieldsFuncSeq(line, func(r rune) bool { return r == ' ' || r == '"' }) {
+		plain, _ := base64.StdEncoding.DecodeString(word)
+		for _, text := range []string{word, string(plain)} {
+			for _, password := range []string{"sesame", "secret", "t0ken"} {
+				if strings.Contains(text, password) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // WithAttrs is slog.Handler's.
@@ -321,6 +354,13 @@ func (e *events) WithAttrs([]slog.Attr) slog.Handler { return e }
 
 // WithGroup is slog.Handler's.
 func (e *events) WithGroup(string) slog.Handler { return e }
+
+// leaks are the traced lines that show a password.
+func (e *events) leaks() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shown
+}
 
 // last is the event of the session that ended last, nil if none has.
 func (e *events) last() map[string]string {

@@ -1,0 +1,58 @@
+package imap
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestIntersect(t *testing.T) {
+	for _, c := range []struct {
+		lists [][]string
+		want  string
+	}{
+		{nil, "IMAP4rev1 LITERAL+ SASL-IR ID"},
+		{[][]string{{"IMAP4rev1"}}, "IMAP4rev1 SASL-IR ID"},
+		{[][]string{{}}, "IMAP4rev1 SASL-IR ID"},
+		{[][]string{{"IMAP4rev1", "IMAP4rev2", "LITERAL-"}}, "IMAP4rev1 IMAP4rev2 LITERAL- SASL-IR ID"},
+		{[][]string{{"LITERAL+", "idle", "SORT"}, {"IDLE", "literal+"}}, "IMAP4rev1 LITERAL+ SASL-IR ID idle"},
+		{[][]string{{"STARTTLS", "AUTH=PLAIN", "auth=x", "LOGINDISABLED", "LOGIN-REFERRALS", "UNAUTHENTICATE", "SASL-IR", "ID", "IDLE"}},
+			"IMAP4rev1 SASL-IR ID IDLE"},
+		{[][]string{{"A\r\nB", "C]", "", "D\x00", "X+Y", "\xff"}}, "IMAP4rev1 SASL-IR ID X+Y"},
+		{[][]string{{strings.Repeat("x", maxCapability), "IDLE"}}, "IMAP4rev1 SASL-IR ID IDLE"},
+	} {
+		if got := intersect(c.lists); got != c.want {
+			t.Errorf("%.80q: got %.200q, want %q", c.lists, got, c.want)
+		}
+	}
+}
+
+// What is announced follows what members show, and is not made anew for every session.
+func TestCommonFollowsTheMembers(t *testing.T) {
+	h := New()
+	idle, sort := [][]string{{"IDLE"}}, [][]string{{"SORT"}}
+	for range 2 {
+		for lists, want := range map[*[][]string]string{&idle: " IDLE", &sort: " SORT", new([][]string): " LITERAL+ SASL-IR ID"} {
+			if got := h.common(*lists, 7); !strings.HasSuffix(got, want) {
+				t.Errorf("%q: got %q", *lists, got)
+			}
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { h.common(idle, 7) }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestAfterLogin(t *testing.T) {
+	for list, want := range map[string]string{
+		"IMAP4rev1 IDLE":                               "IMAP4rev1 IDLE",
+		"IMAP4rev1 STARTTLS  IDLE auth=PLAIN":          "IMAP4rev1 IDLE",
+		"STARTTLS":                                     "",
+		"IMAP4rev1 X]Y IDLE":                           "IMAP4rev1 IDLE",
+		"LOGINDISABLED IMAP4rev1 sasl-ir AUTHX":        "IMAP4rev1 AUTHX",
+		"IMAP4rev1 LOGIN-REFERRALS UNAUTHENTICATE ID ": "IMAP4rev1 ID",
+	} {
+		if got := afterLogin([]byte(list)); got != want {
+			t.Errorf("%q: got %q, want %q", list, got, want)
+		}
+	}
+}
