@@ -175,6 +175,9 @@ func (s *Server) Run() {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.done != nil && s.running() {
+		return // a supervisor was faster
+	}
 	for attempt := 0; ; attempt++ {
 		err := s.run()
 		if err == nil {
