@@ -47,6 +47,7 @@ func TestAfterLogin(t *testing.T) {
 		"IMAP4rev1 IDLE":                               "IMAP4rev1 IDLE",
 		"IMAP4rev1 STARTTLS  IDLE auth=PLAIN":          "IMAP4rev1 IDLE",
 		"STARTTLS":                                     "",
+		"IMAP4rev1 A\x07B":                             "IMAP4rev1 A?B",
 		"IMAP4rev1 X]Y IDLE":                           "IMAP4rev1 IDLE",
 		"LOGINDISABLED IMAP4rev1 sasl-ir AUTHX":        "IMAP4rev1 AUTHX",
 		"IMAP4rev1 LOGIN-REFERRALS UNAUTHENTICATE ID ": "IMAP4rev1 ID",

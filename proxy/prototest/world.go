@@ -113,9 +113,9 @@ type config struct {
 }
 
 func (w *World) set(c *config, s Setting) (err error) {
-	number := func(into *int) { *into, err = strconv.Atoi(s.Value) }
-	span := func(into *time.Duration) { *into, err = time.ParseDuration(s.Value) }
-	limits := &c.engine.Limits
+	if key, ok := strings.CutPrefix(s.Key, "limits."); ok {
+		return setLimit(&c.engine.Limits, key, s.Value)
+	}
 	switch s.Key {
 	case "account.status":
 		words := map[string]directory.Status{"active": directory.Active, "hold": directory.Held, "disabled": directory.Disabled, "unknown": directory.Unknown}
@@ -136,7 +136,7 @@ func (w *World) set(c *config, s Setting) (err error) {
 			return errors.New("no such outage")
 		}
 	case "members":
-		number(&c.size)
+		c.size, err = strconv.Atoi(s.Value)
 	case "capabilities":
 		c.capabilities = append(c.capabilities, strings.Fields(s.Value))
 		c.size = max(c.size, len(c.capabilities))
@@ -156,22 +156,6 @@ func (w *World) set(c *config, s Setting) (err error) {
 		c.host.TLS = s.Value
 	case "backend.identity":
 		c.host.Identity = s.Value
-	case "limits.bad_commands":
-		number(&limits.BadCommands)
-	case "limits.line_length":
-		number(&limits.LineLength)
-	case "limits.per_account":
-		number(&limits.PerAccount)
-	case "limits.per_address":
-		number(&limits.PerAddress)
-	case "limits.exempt":
-		var prefix netip.Prefix
-		prefix, err = netip.ParsePrefix(s.Value)
-		limits.Exempt = append(limits.Exempt, prefix)
-	case "limits.login_timeout":
-		span(&limits.LoginTimeout)
-	case "limits.hand_over_timeout":
-		span(&limits.HandOverTimeout)
 	case "auth.mechanisms":
 		c.engine.Auth.Mechanisms = strings.Split(s.Value, ",")
 	case "trace":
@@ -180,6 +164,32 @@ func (w *World) set(c *config, s Setting) (err error) {
 		}
 		c.engine.Trace = nil
 	case "certificate", "chunk": // the player's
+	default:
+		return errors.New("no such setting")
+	}
+	return err
+}
+
+func setLimit(limits *proxy.Limits, key, value string) (err error) {
+	number := func(into *int) { *into, err = strconv.Atoi(value) }
+	span := func(into *time.Duration) { *into, err = time.ParseDuration(value) }
+	switch key {
+	case "bad_commands":
+		number(&limits.BadCommands)
+	case "line_length":
+		number(&limits.LineLength)
+	case "per_account":
+		number(&limits.PerAccount)
+	case "per_address":
+		number(&limits.PerAddress)
+	case "exempt":
+		var prefix netip.Prefix
+		prefix, err = netip.ParsePrefix(value)
+		limits.Exempt = append(limits.Exempt, prefix)
+	case "login_timeout":
+		span(&limits.LoginTimeout)
+	case "hand_over_timeout":
+		span(&limits.HandOverTimeout)
 	default:
 		return errors.New("no such setting")
 	}
