@@ -34,6 +34,7 @@ type Conn struct {
 
 	inBlock, outBlock *[blockSize]byte
 
+	mute   bool   // a handshake has failed on nc: no more words
 	sent   func() // called behind each write
 	trace  func(sent bool, line []byte)
 	redact func(line []byte) []byte
@@ -184,6 +185,10 @@ func (c *Conn) Flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
+	if c.mute {
+		c.releaseOut()
+		return nil
+	}
 	_, err := c.nc.Write(c.out)
 	c.releaseOut()
 	if c.sent != nil {
@@ -196,7 +201,8 @@ func (c *Conn) Flush() error {
 func (c *Conn) OnSent(f func()) { c.sent = f }
 
 // Upgrade goes on over another connection, TLS over the one so far, once the gathered replies are sent. It fails with
-// ErrInjected when the peer sent anything behind its last line: those bytes came in the clear.
+// ErrInjected when the peer sent anything behind its last line: those bytes came in the clear. When the handshake itself
+// fails nothing is sent any more: the peer, in the middle of it or already behind, would take words for a TLS record.
 func (c *Conn) Upgrade(handshake func(net.Conn) (net.Conn, error)) error {
 	if c.Buffered() > 0 {
 		return ErrInjected
@@ -206,6 +212,7 @@ func (c *Conn) Upgrade(handshake func(net.Conn) (net.Conn, error)) error {
 	}
 	nc, err := handshake(c.nc)
 	if err != nil {
+		c.mute = true
 		return err
 	}
 	c.nc = nc

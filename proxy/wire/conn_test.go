@@ -107,6 +107,23 @@ func TestUpgradeRefusesInjectedBytes(t *testing.T) {
 	}
 }
 
+// A handshake that is cut short leaves a peer that may be behind it already: the last words would reach it as a broken
+// TLS record.
+func TestNoWordsBehindAFailedHandshake(t *testing.T) {
+	s := &script{pieces: []string{"STARTTLS\r\n"}}
+	c := NewConn(s, 100)
+	c.ReadLine()
+	c.Line("OK")
+	cut := errors.New("cut short")
+	if err := c.Upgrade(func(net.Conn) (net.Conn, error) { return nil, cut }); err != cut {
+		t.Fatal(err)
+	}
+	c.Line("BYE")
+	if err := c.Flush(); err != nil || len(s.sent) != 1 || s.sent[0] != "OK\r\n" {
+		t.Errorf("%v, sent %q", err, s.sent)
+	}
+}
+
 func TestDetach(t *testing.T) {
 	s := &script{pieces: []string{"LOGIN\r\nSELECT\r\n"}}
 	c := NewConn(s, 100)
