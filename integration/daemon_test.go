@@ -260,9 +260,28 @@ func ownDaemon(t testing.TB, w *stage.World, change func(*setup)) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(d.Stop)
+	t.Cleanup(func() {
+		d.Stop()
+		if fault := d.faults(); fault != "" {
+			t.Error(fault)
+		}
+	})
 	showDaemonLog(t, d)
 	return d
+}
+
+// faults tells what no daemon's log may have, whatever its story: a panic, or a data race.
+func (d *daemon) faults() string {
+	b, err := os.ReadFile(d.Log)
+	if err != nil {
+		return err.Error()
+	}
+	for _, bad := range []string{"DATA RACE", "panic", "fatal error:"} {
+		if at := strings.Index(string(b), bad); at >= 0 {
+			return fmt.Sprintf("mailmux's log tells of a %s:\n%s", bad, b[max(0, at-200):min(len(b), at+4000)])
+		}
+	}
+	return ""
 }
 
 // nextHost gives out the last bytes of addresses for the daemons of single stories.

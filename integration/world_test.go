@@ -47,6 +47,10 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	if common.daemon != nil {
 		common.daemon.Stop()
+		if fault := common.daemon.faults(); fault != "" {
+			fmt.Fprintln(os.Stderr, fault)
+			code = 1
+		}
 	}
 	if common.world != nil {
 		common.world.Close()
