@@ -87,6 +87,7 @@ func TestSecondSignal(t *testing.T) {
 	open := d.dial(t, talk.IMAP, talk.StartTLS)
 	login(t, open, "PLAIN-IR", d.W.Account("ann@example.com"), stage.Back1)
 	waiting := d.dial(t, talk.POP3, talk.StartTLS)
+	noop(t, waiting)
 	if err := d.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -222,6 +222,7 @@ func TestStopBeforeLogin(t *testing.T) {
 	open := make(map[talk.Protocol]*talk.Conn)
 	for _, p := range talk.Protocols() {
 		open[p] = d.dial(t, p, talk.StartTLS)
+		noop(t, open[p])
 	}
 	if err := d.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,15 @@ func where(t testing.TB, c *talk.Conn, want string) {
 	}
 }
 
+// noop is a round trip before the login: behind it the server, too, is done with the handshake.
+func noop(t testing.TB, c *talk.Conn) {
+	t.Helper()
+	command := map[talk.Protocol]string{talk.IMAP: "NOOP", talk.POP3: "CAPA", talk.Submission: "NOOP", talk.Sieve: "NOOP"}[c.Proto]
+	if r, err := c.Command(command); err != nil || !r.OK {
+		t.Fatalf("%s: %+v, %v", command, r, err)
+	}
+}
+
 // send submits a message in an authenticated session and returns its subject, which is like no other.
 func send(t testing.TB, c *talk.Conn, from, to string) string {
 	t.Helper()
