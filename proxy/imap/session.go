@@ -8,17 +8,22 @@ import (
 
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
+	"mailmux/proxy/backend"
 )
 
-// Handler speaks IMAP to any number of clients at once.
+// Handler speaks IMAP to any number of clients at once, and to the members for their checks.
 type Handler struct {
+	Prober
 	learnt atomic.Pointer[learnt]
 }
 
 // New makes a handler. It has nothing to configure.
 func New() *Handler { return &Handler{} }
 
-var _ proxy.Handler = (*Handler)(nil)
+var (
+	_ proxy.Handler  = (*Handler)(nil)
+	_ backend.Prober = (*Handler)(nil)
+)
 
 // session is one client before its hand-over.
 type session struct {
