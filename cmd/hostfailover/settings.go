@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -125,10 +126,11 @@ func isAway(err error) bool {
 		errors.Is(err, directory.ErrBusy) || errors.Is(err, failover.ErrPartial)
 }
 
-// connect makes the first connection. A directory that is not there at the start is not waited for: the operator is.
+// connect makes the first connection. A directory that is not there at the start is not waited for as long as one that
+// goes away in the middle: an operator waits for the answer.
 func (one *site) connect(ctx context.Context) (directory.Editor, error) {
 	wait := one.link.Wait
-	one.link.Wait = 0
+	one.link.Wait = min(wait, 3*time.Second)
 	defer func() { one.link.Wait = wait }()
 	editor, err := one.link.Editor(ctx)
 	if err != nil {

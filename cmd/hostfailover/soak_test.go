@@ -91,7 +91,7 @@ func (s *soak) round(n int) (kills int) {
 		killed, code, out := s.kill(attempt, move)
 		if killed {
 			kills++
-		} else if code != 0 {
+		} else if code != 0 && code != exitAway {
 			s.t.Fatalf("exit %d\n%s", code, out)
 		}
 		s.check(journal)
@@ -99,19 +99,30 @@ func (s *soak) round(n int) (kills int) {
 			break
 		}
 	}
-	if out, err := s.command(s.t.Context(), move...).CombinedOutput(); err != nil {
-		s.t.Fatalf("to complete it: %v\n%s", err, out)
-	}
+	s.must(move...)
 	if got := s.check(journal); got["three/one"] != s.accounts/2 {
 		s.t.Errorf("after it was completed: %v", got)
 	}
-	if out, err := s.command(s.t.Context(), "undo", "-journal", journal, "-apply", "-yes").CombinedOutput(); err != nil {
-		s.t.Fatalf("undo: %v\n%s", err, out)
-	}
+	s.must("undo", "-journal", journal, "-apply", "-yes")
 	if got := s.check(journal); got["one/"] != s.accounts/2 || got["two/"] != s.accounts/2 {
 		s.t.Errorf("after undo: %v", got)
 	}
 	return kills
+}
+
+// must runs the command to its end; a directory that is away at its start is tried again, as an operator would.
+func (s *soak) must(args ...string) {
+	s.t.Helper()
+	for attempt := 0; ; attempt++ {
+		cmd := s.command(s.t.Context(), args...)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return
+		}
+		if cmd.ProcessState.ExitCode() != exitAway || attempt == 5 {
+			s.t.Fatalf("%s: %v\n%s", args[0], err, out)
+		}
+	}
 }
 
 // kill runs the command and kills it, or the directory, after a while.

@@ -21,6 +21,26 @@ const (
 	unsupported = 3
 )
 
+// binary is the real command, built once.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(build(m)) }
+
+func build(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "hostfailover-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "hostfailover")
+	if out, err := exec.Command("go", "build", "-o", binary, "mailmux/cmd/hostfailover").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
 // cluster is a fake one.
 type cluster struct {
 	t       *testing.T
@@ -33,8 +53,8 @@ func newCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, dir: t.TempDir(), fencing: "true", home: "back1.example.com"}
 	c.write("bin/crm_node", "#!/bin/sh\necho \"$FAKE_NODE\"\n")
 	c.write("bin/crm_attribute", "#!/bin/sh\ncat \"$FAKE_FENCING\"\n")
-	if out, err := exec.Command("go", "build", "-o", c.path("bin/hostfailover"), "mailmux/cmd/hostfailover").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+	if err := os.Symlink(binary, c.path("bin/hostfailover")); err != nil {
+		t.Fatal(err)
 	}
 	c.write("mailmux.yaml", `hostname: mail.example.com
 directory: {servers: ["ldif:accounts.ldif"], base: "ou=domains,dc=example,dc=com"}
