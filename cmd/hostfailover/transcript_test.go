@@ -54,7 +54,7 @@ func play(t *testing.T, text string) string {
 		line := lines[i]
 		command, ok := strings.CutPrefix(line, "$ ")
 		if !ok {
-			if strings.HasPrefix(line, "#") || line == "" && (i+1 < len(lines) && (strings.HasPrefix(lines[i+1], "#") || strings.HasPrefix(lines[i+1], "$ "))) {
+			if remark(lines[i:]) {
 				out.WriteString(line + "\n")
 			}
 			continue
@@ -87,6 +87,20 @@ func play(t *testing.T, text string) string {
 		}
 	}
 	return out.String()
+}
+
+// remark says whether the first line belongs to the transcript and not to the output: blank lines and lines that begin
+// with #, when nothing else is between them and the next command.
+func remark(lines []string) bool {
+	for _, line := range lines {
+		switch {
+		case strings.HasPrefix(line, "$ "):
+			return true
+		case line != "" && !strings.HasPrefix(line, "#"):
+			return false
+		}
+	}
+	return false
 }
 
 func writeFile(t *testing.T, name, content string) {
