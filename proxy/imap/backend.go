@@ -50,6 +50,7 @@ func (s *session) enter(b *proxy.Backend) error {
 	}
 	if id, forward := b.Identity(); forward && l.can.id {
 		l.c.Line(tagID, " ID ", identification(s.id, &id))
+		l.owesID = true
 	}
 	text, err := l.login(b)
 	if err != nil {
@@ -314,21 +315,35 @@ func (s *session) accepted(l *leg, text []byte) error {
 	} else {
 		w.text = clean(text)
 	}
+	if w.text == "" {
+		w.text = "Logged in."
+	}
 	if w.capabilities == "" && l.listed == "" {
 		l.doing = "CAPABILITY after the login"
 		l.c.Line(tagListed, " CAPABILITY")
-		if _, err := l.answer(tagListed); err != nil { // a NO is as good as not having asked
+		if err := l.wait(tagListed); err != nil {
+			return err
+		}
+	}
+	if l.owesID { // it may answer out of order (RFC 3501 section 5.5); the client must not see that
+		if err := l.wait(tagID); err != nil {
 			return err
 		}
 	}
 	if w.capabilities == "" {
 		w.capabilities = l.listed
 	}
-	if w.text == "" {
-		w.text = "Logged in."
-	}
 	w.lines = l.untagged
 	return nil
+}
+
+// wait reads until a command is answered. A refusal is as good as not having asked.
+func (l *leg) wait(tag string) error {
+	a, err := l.answer(tag)
+	if err == nil && a.kind == isMore {
+		return l.nonsense(nil)
+	}
+	return err
 }
 
 // sayWelcome tells the client that it is logged in, and what its member can do. That goes in the OK, except where the

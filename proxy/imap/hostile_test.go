@@ -45,7 +45,7 @@ func FuzzBackend(f *testing.F) {
 		"* OK [CAPABILITY LITERAL-] hi\r\n* OK [ALERT] x\r\n* 1 EXISTS\r\nL BAD L LOGIN \"ann\" \"" + password + "\"\r\n",
 		"* OK [CAPABILITY IMAP4rev1] hi\r\nL LOGIN \"ann\" \"" + password + "\"\r\n",
 	} {
-		for mode := range byte(8) {
+		for mode := range byte(16) {
 			f.Add(s, mode)
 		}
 	}
@@ -56,7 +56,7 @@ func FuzzBackend(f *testing.F) {
 		}
 		nc, client := &tape{text: says}, &tape{}
 		s := &session{Session: &proxy.Session{Client: wire.NewConn(client, 8192)}, tag: "t", asked: mode&4 != 0}
-		l := leg{c: wire.NewConn(nc, 8192)}
+		l := leg{c: wire.NewConn(nc, 8192), owesID: mode&8 != 0}
 		err = loginOn(s, &l, stated{mode&1 != 0, creds}, mode&2 != 0)
 		var reply *proxy.Reply
 		switch {

@@ -23,6 +23,7 @@ type leg struct {
 	doing    string    // what is being waited for, in an error's words
 	can      abilities // what it says it can do, before the login
 	secret   bool      // credentials have been sent: what it says may be their echo, and concerns the login
+	owesID   bool      // it has not answered ID yet
 	lines    int       // heard so far
 	bytes    int
 	untagged []string // for the client, should the backend accept
@@ -85,8 +86,11 @@ func (l *leg) answer(tag string) (answer, error) {
 		if len(line) > 0 && line[0] == '+' {
 			return answer{isMore, bytes.TrimPrefix(line[1:], []byte(" "))}, nil
 		}
-		if _, found := cutWord(line, tagID); found && tag == tagLogin {
-			continue
+		if _, found := cutWord(line, tagID); found && l.owesID {
+			l.owesID = false
+			if tag != tagID {
+				continue
+			}
 		}
 		text, found := cutWord(line, tag)
 		if !found {
