@@ -1,0 +1,69 @@
+// Package spool is the frontends' queue: it keeps mail for accounts whose server is away, and hands it over when the
+// server is back or the account has moved to another one. It knows neither SMTP nor LMTP; a Router says where a
+// recipient's mail goes, and a Deliverer takes it there.
+//
+// # Layout
+//
+//	DIR/lock              held by flock(2) as long as a process serves the spool; holds its process id
+//	DIR/tmp/ID.eml        being written; never acknowledged, and removed at start
+//	DIR/queue/HOST/ID.eml waiting, under the home host that its recipients had at the last attempt
+//	DIR/queue/_/ID.eml    waiting, for recipients of several home hosts, or of unknown ones
+//	DIR/hold/ID.eml       kept by the operator; nothing happens to it until it is released
+//	DIR/quarantine/ID.eml not readable: for a human to look at
+//	DIR/exported-TIME/    what Export took out of a dead frontend's queue
+//
+// One message is one file, and the file is the only truth about it:
+//
+//	{"mailmux":1,"id":"0d5k1…","size":        1234,"rcpts":2,"at":"2026-11-21T12:00:00Z","from":"ann@example.org"}
+//	{"to":"bob@example.com","host":"back1.example.com"}
+//	{"to":"eve@example.com","host":"back1.example.com"}
+//
+//	…the message, size bytes, as it came…
+//
+//	{"at":"2026-11-21T12:00:09Z","rcpt":[0],"state":"delivered","member":"10.0.0.11:24","reply":"250 2.0.0 saved"}
+//	{"at":"2026-11-21T12:00:09Z","rcpt":[1],"state":"waiting","host":"back1.example.com","reply":"452 4.2.2 full"}
+//
+// Behind the message stands one line for each thing that happened to recipients; a last line that is cut short did not
+// happen. The time of the next attempt is the file's modification time, so that ls -l shows the schedule, and a scan
+// needs to open no file.
+//
+// # The way of a message
+//
+//	Accept: tmp/ID.eml → fsync → rename to queue/HOST → fsync of the directory → the caller may say 250
+//	Run:    due → read → ask the Router for every recipient → one Deliver for each member → record the outcomes
+//	        → nothing left: remove; else: set the time of the next attempt, in the directory of the host it has now
+//
+// Accepts share their syncs: each fsyncs its own file beside the others, which the file system's journal commits
+// together, and one committer renames all that are ready and syncs each directory once for all of them.
+//
+// A process that is killed at any instruction loses nothing: before the rename the message was not acknowledged, and
+// after it the file has everything. An outcome is recorded in the file (and synced, when other recipients still wait)
+// before anything else follows from it. So a recipient gets a message twice only if the frontend dies after the member
+// accepted it and before that is recorded; and if the power fails, also when it does so within a second after the
+// removal of the file, which is synced with the next round.
+//
+// # Schedule
+//
+// The pause before the next attempt is the message's age, from FirstRetry up to MaxRetry, give or take a fifth. It needs
+// no counter, so it survives restarts. A member that cannot be reached is not dialled again for every message: its
+// messages are looked up (they may have moved) and wait on, while one of them at a time tries it, after 1, 2, 4 …
+// times FirstRetry and at least once a minute. When the member answers, or somebody calls Wake, all of its host's messages are
+// due at once. WakeAccount does the same for single accounts.
+//
+// # Memory
+//
+// Each directory below queue has a window in memory: its messages that are due first, up to a bound. What is due later
+// is found again by reading the directory when the window has run empty. So a million messages take as much memory as
+// the windows do, and one host's flood neither delays nor displaces the mail of another.
+//
+// # Notifications
+//
+// Delivery status notifications (RFC 3464) are sent for failures and for delays, and for success where it was asked for
+// and the member cannot do it (RFC 3461). They have the null sender, never answer a message with a null sender, and go
+// through the queue like every message. Their file's name derives from the message's, so that a notification that a
+// crash has interrupted is not made twice while the first one waits.
+//
+// # Known divergences
+//
+// RFC 3461 section 6.2: without RET, and for messages above 1 MiB, the headers alone are returned.
+package spool
