@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"sync"
@@ -48,8 +49,7 @@ func (h held) close() {
 	}
 }
 
-// settle is how long a peer has to put its memory in order after the last login, and settled how long at most after
-// the end of many sessions their traces may last.
+// settle is how long a peer has to put its memory in order after the last login.
 const settle = 3 * time.Second
 
 // hold measures what idle sessions cost in memory. The peer is a fresh one: what it needs for itself is taken off.
@@ -57,7 +57,7 @@ func hold(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
 	if err := r.restart(p); err != nil {
 		return nil, err
 	}
-	empty, few, err := p.group.memory()
+	empty, few, err := p.memory(r.w)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func hold(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
 	if err := pause(ctx, settle); err != nil {
 		return nil, err
 	}
-	full, many, err := p.group.memory()
+	full, many, err := p.memory(r.w)
 	if err != nil {
 		return nil, err
 	}
@@ -82,10 +82,19 @@ func hold(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
 	return s, sessions.alive()
 }
 
+// memory is what a peer holds, without its helper: that is no part of nginx's sessions.
+func (p *peer) memory(w *world) (pss int64, descriptors int, err error) {
+	helper := w.self
+	if p.program == "" {
+		helper = "" // gofloor is this program itself
+	}
+	return p.group.memory(helper)
+}
+
 // alive asks some of the sessions for an answer: one that a peer has dropped would cost nothing.
 func (h held) alive() error {
 	for i := 0; i < len(h); i += 1 + len(h)/50 {
-		c := newClient(nil, h[i].p, 0, nil, "")
+		c := &client{p: h[i].p, r: bufio.NewReader(nil)}
 		c.use(h[i].nc)
 		c.nc.SetDeadline(time.Now().Add(patience))
 		if _, err := c.ask("n NOOP", "n ", "OK"); err != nil {

@@ -115,9 +115,13 @@ func prepareDovecot(w *world, p *peer) ([][]string, error) {
 }
 
 func preparePerdition(w *world, p *peer) ([][]string, error) {
+	library, err := filepath.Glob("/usr/lib/*/libperditiondb_ldap.so.0")
+	if err != nil || len(library) == 0 {
+		return nil, fmt.Errorf("its LDAP map is missing: %s", packages[p.program])
+	}
 	base := []string{"--no_daemon", "--no_bind_banner", "--bind_address", w.ip(p.host), "--log_facility", filepath.Join(p.dir, "log"),
-		"--map_library", "/usr/lib/libperditiondb_ldap.so.0", "--map_library_opt", "3:" + w.ldap() + "/" + base + "?mail,hostServer?sub?(mail=%25s)",
-		"--ssl_cert_file", w.ecdsa + ".pem", "--ssl_key_file", w.ecdsa + ".key", "--no_lookup", "--server_resp_line", "--ssl_no_cert_verify"}
+		"--map_library", library[0], "--map_library_opt", "3:" + w.ldap() + "/" + base + "?mail,hostServer?sub?(mail=%25s)",
+		"--ssl_cert_file", w.ecdsa + ".pem", "--ssl_key_file", w.ecdsa + ".key", "--no_lookup", "--quiet"}
 	run := func(program, port, out, mode string) []string {
 		// It closes every descriptor that it may have, for each session: a lower limit makes it quicker.
 		return append([]string{"/bin/sh", "-c", `ulimit -n 1024; exec "$@"`, "sh", program, "--listen_port", port, "--outgoing_port", out,

@@ -147,13 +147,17 @@ func (g *group) cpu() time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
-// memory is the group's proportional set size in bytes, and how many descriptors it holds.
-func (g *group) memory() (pss int64, descriptors int, err error) {
+// memory is the proportional set size in bytes of the group's processes, and how many descriptors they hold. Those that
+// run the helper's program are left out.
+func (g *group) memory(helper string) (pss int64, descriptors int, err error) {
 	pids := g.pids()
 	if len(pids) == 0 {
 		return 0, 0, errors.New("no process left")
 	}
 	for _, pid := range pids {
+		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && path == helper {
+			continue
+		}
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
 			return 0, 0, err

@@ -15,7 +15,7 @@ type figure struct {
 	peer             string
 	value, low, high float64 // median, least and most
 	ratio            float64 // to mailmux, 0 without it
-	rate             float64
+	rate, cpu        float64
 	p50, p99, p999   float64
 	greet, in, noop  float64
 	slab, fds        float64
@@ -75,6 +75,7 @@ func (r *runner) figure(t *test, p *peer) (figure, bool) {
 	f.p99, f.p999 = of(func(s *sample) float64 { return s.P99 }), of(func(s *sample) float64 { return s.P999 })
 	f.greet, f.in = of(func(s *sample) float64 { return s.Greet }), of(func(s *sample) float64 { return s.Login })
 	f.noop, f.slab = of(func(s *sample) float64 { return s.Noop }), of(func(s *sample) float64 { return s.Slab })
+	f.cpu = of(func(s *sample) float64 { return s.CPU })
 	f.fds = of(func(s *sample) float64 { return s.FDs })
 	return f, true
 }
@@ -99,7 +100,7 @@ func (r *runner) print(to io.Writer, t *test) {
 	case "ms CPU/MB":
 		fmt.Fprint(w, "peer\tms CPU/MB\tleast–most\tmailmux/peer\tMB/s\t\n")
 	default:
-		fmt.Fprintf(w, "peer\t%s\tleast–most\tmailmux/peer\tops/s\tp50 µs\tp99\tp99.9\tgreeting\tlogin\tNOOP\t\n", t.unit)
+		fmt.Fprintf(w, "peer\t%s\tleast–most\tmailmux/peer\tCPU µs\tops/s\tp50 µs\tp99\tp99.9\tgreeting\tlogin\tNOOP\t\n", t.unit)
 	}
 	for _, f := range r.figures(t) {
 		ratio, digits := "", 0
@@ -123,7 +124,7 @@ func (r *runner) print(to io.Writer, t *test) {
 		case "ms CPU/MB":
 			fmt.Fprintf(w, "%.0f\t\n", f.rate)
 		default:
-			fmt.Fprintf(w, "%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", f.rate, f.p50, f.p99, f.p999, f.greet, f.in, f.noop)
+			fmt.Fprintf(w, "%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", f.cpu, f.rate, f.p50, f.p99, f.p999, f.greet, f.in, f.noop)
 		}
 	}
 }

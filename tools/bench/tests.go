@@ -64,18 +64,15 @@ func tests() []*test {
 		relay(test{name: "relay-tls-1m", title: "Relay of 1 MiB literals, TLS", port: portIMAPS, tls: true, size: 1 << 20}),
 		alone(test{name: "alone-plain", title: "One IMAP session after the other in the clear", port: portIMAP}),
 		alone(test{name: "alone-tls", title: "One IMAP session after the other, TLS", port: portIMAPS, tls: true}),
+		{name: "noop-plain", title: "One NOOP after the other in one session in the clear", unit: "µs p50", run: ping, clients: 1, port: portIMAP},
+		{name: "noop-tls", title: "One NOOP after the other in one session, TLS", unit: "µs p50", run: ping, clients: 1, port: portIMAPS, tls: true},
 		idle(test{name: "idle-plain-2000", title: "Memory of each of 2,000 idle sessions in the clear", port: portIMAP, size: 2000}),
 		idle(test{name: "idle-plain-9000", title: "Memory of each of 9,000 idle sessions in the clear", port: portIMAP, size: 9000}),
 		idle(test{name: "idle-tls-2000", title: "Memory of each of 2,000 idle sessions, TLS", port: portIMAPS, tls: true, size: 2000}),
 		idle(test{name: "idle-tls-9000", title: "Memory of each of 9,000 idle sessions, TLS", port: portIMAPS, tls: true, size: 9000}),
-		login2(test{name: "imap-beside-8000", title: "IMAP login in the clear beside 8,000 idle sessions", session: imap, port: portIMAP, size: 8000}),
+		{name: "imap-beside-8000", title: "IMAP login in the clear beside 8,000 idle sessions", session: imap, port: portIMAP, size: 8000,
+			unit: "µs CPU", run: beside, clients: 128, rounds: 2, only: []string{"mailmux", "nginx", "dovecot", "haproxy"}},
 	}
-}
-
-func login2(t test) *test {
-	t.unit, t.run, t.clients, t.rounds = "µs CPU", beside, 128, 2
-	t.only = []string{"mailmux", "nginx", "dovecot", "haproxy", "gofloor"}
-	return &t
 }
 
 // relaying are the peers that tests of relaying and of memory run on.
@@ -280,5 +277,30 @@ func stream(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
 	s.Ops = ops.Load()
 	megabytes := float64(s.Ops) * float64(t.size) / 1e6
 	s.Value, s.Rate = cpu.Seconds()*1000/megabytes, megabytes/took.Seconds()
+	return s, ctx.Err()
+}
+
+// ping measures the round trip of a small command in a session that is logged in.
+func ping(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
+	c := r.clients(t, p)[0]
+	defer c.close()
+	if err := c.imapLogin(ctx, t, r.account(t)); err != nil {
+		return nil, err
+	}
+	var trips []time.Duration
+	s := &sample{}
+	m := r.meter(p)
+	for end := m.began.Add(r.long); time.Now().Before(end) && ctx.Err() == nil; {
+		asked := time.Now()
+		if _, err := c.ask("n NOOP", "n ", "OK"); err != nil {
+			return nil, err
+		}
+		trips = append(trips, time.Since(asked))
+	}
+	cpu, took := m.stop(s)
+	s.Ops = int64(len(trips))
+	s.Rate, s.CPU = float64(s.Ops)/took.Seconds(), micro(cpu)/float64(s.Ops)
+	s.latencies(trips, nil)
+	s.Value = s.P50
 	return s, ctx.Err()
 }
