@@ -72,6 +72,7 @@ type Applier struct {
 	Look bool
 	Say  func(format string, args ...any)
 
+	tried  atomic.Bool // a first batch was written
 	single atomic.Bool // transactions are over for this run
 }
 
@@ -152,7 +153,20 @@ type work struct {
 func (w *work) settle(i int, result Result, err error) { w.outcomes[i] = Outcome{result, err} }
 
 // attempt tries all that is pending once. Its error is why something still is.
+//
+// The first batch, a small one, goes without a transaction: if we may not change the entries at all, or many of them
+// are at fault, that shows there, and no transaction has to abort for it.
 func (a *Applier) attempt(ctx context.Context, editor directory.Editor, w *work) error {
+	if !a.tried.Swap(true) {
+		err := a.modify(ctx, editor, w)
+		for _, o := range w.outcomes {
+			if o.Result == Failed {
+				a.stopTransactions(fmt.Sprintf("some entries cannot be changed (%v)", o.Err))
+				break
+			}
+		}
+		return err
+	}
 	whole := len(w.pending) == len(w.batch)
 	if whole && a.Transactions != Never && !a.single.Load() && editor.Capabilities().Transactions {
 		if a.Look && !a.fits(ctx, editor, w.batch) {

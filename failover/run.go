@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"slices"
 	"strings"
@@ -133,6 +134,14 @@ const (
 	maxFutile = 5 // passes in a row that broke off before they found anything
 )
 
+// ErrRefused ends a run in which the directory refused every change.
+var ErrRefused = errors.New("the directory refuses every change")
+
+const (
+	firstBatch = 20  // the first one is small: it shows whether the entries can be changed at all
+	hopeless   = 100 // refusals without a single change after which a run ends
+)
+
 // ErrRestless ends a run in which accounts kept coming back.
 var ErrRestless = errors.New("accounts keep coming back: something else changes them")
 
@@ -167,6 +176,10 @@ func (r *Run) pass(ctx context.Context) (fresh int, err error) {
 	written := make(chan error, 1)
 	go r.write(ctx, cancel, batches, written)
 
+	size := r.Batch
+	if r.planned == 0 {
+		size = min(firstBatch, r.Batch)
+	}
 	var batch []directory.Change
 	flush := func() error {
 		if len(batch) == 0 {
@@ -191,7 +204,8 @@ func (r *Run) pass(ctx context.Context) (fresh int, err error) {
 			return nil
 		}
 		fresh++
-		if batch = append(batch, item.Change); len(batch) >= r.Batch {
+		if batch = append(batch, item.Change); len(batch) >= size {
+			size = r.Batch
 			return flush()
 		}
 		return nil
@@ -270,6 +284,9 @@ func (r *Run) write(ctx context.Context, cancel context.CancelCauseFunc, batches
 			var outcomes []Outcome
 			outcomes, err = r.Writer.Write(ctx, batch)
 			r.tally(batch, outcomes)
+			if t := r.Snapshot().Total(); err == nil && t.Failed >= hopeless && t.Changed+t.Already == 0 {
+				err = fmt.Errorf("%w, %d so far: %w", ErrRefused, t.Failed, outcomes[len(outcomes)-1].Err)
+			}
 		}
 		if err != nil {
 			failed = err

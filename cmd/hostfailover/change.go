@@ -185,7 +185,7 @@ func (j *job) one(ctx context.Context, one *site) error {
 	summary, err := run.Do(ctx)
 	stop()
 	j.report.summary(one.link.Name(), j.journal, summary)
-	if j.o.apply && summary.Total().Changed > 0 {
+	if j.o.apply {
 		err = errors.Join(err, j.tell(context.WithoutCancel(ctx), summary))
 	}
 	return j.verdict(ctx, one, summary, err)
@@ -266,6 +266,9 @@ func (j *job) verdict(ctx context.Context, one *site, s failover.Summary, err er
 		return &exit{exitFailed, errors.New("interrupted: run the same command again to complete it")}
 	case isAway(err):
 		return &exit{exitAway, fmt.Errorf("%w: run the same command again when it is back; what is done stays done", err)}
+	case errors.Is(err, failover.ErrRefused):
+		return fmt.Errorf("%s: %w: may the bind DN write %s and %s?", one.link.Name(), err,
+			one.cfg.WithDefaults().Attributes.Host, one.cfg.WithDefaults().Attributes.OldHost)
 	case err != nil:
 		return fmt.Errorf("%s: %w", one.link.Name(), err)
 	case s.Total().Failed > 0:

@@ -10,8 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-
-	"mailmux/failover"
 )
 
 // The exit codes are part of the interface: scripts and cluster managers act on them.
@@ -74,8 +72,6 @@ func codeOf(err error) int {
 		return e.code
 	case isAway(err):
 		return exitAway
-	case errors.Is(err, context.Canceled), errors.Is(err, failover.ErrRestless), errors.Is(err, failover.ErrNoWriter):
-		return exitFailed
 	}
 	return exitFailed
 }

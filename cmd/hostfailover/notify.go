@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,14 +17,20 @@ import (
 )
 
 // tell has the frontends forget the accounts of the hosts that lost some, and close the sessions there if that is
-// wished. Without it they would follow within the life of their cache.
+// wished. Without it they would follow within the life of their cache. The host of -from is among them also when nothing
+// was left to change: an earlier run may have been interrupted before it came to this.
 func (j *job) tell(ctx context.Context, s failover.Summary) error {
 	var hosts []string
 	for _, way := range s.Sorted() {
-		if s.Ways[way].Changed > 0 && (len(hosts) == 0 || hosts[len(hosts)-1] != way.From) {
+		if s.Ways[way].Changed > 0 {
 			hosts = append(hosts, way.From)
 		}
 	}
+	if j.o.from != "" {
+		hosts = append(hosts, strings.ToLower(j.o.from))
+	}
+	slices.Sort(hosts)
+	hosts = slices.Compact(hosts)
 	var errs []error
 	for _, frontend := range j.o.notify {
 		for _, host := range hosts {

@@ -85,6 +85,9 @@ func (o *options) overlay(c *directory.Config) {
 	over(&c.Attributes.Host, o.hostAttribute)
 	over(&c.Attributes.OldHost, o.oldHostAttribute)
 	over(&c.Attributes.Login, o.loginAttribute)
+	if o.bindDN != "" {
+		c.SASLExternal = false
+	}
 	if o.saslExternal {
 		c.SASLExternal, c.BindDN, c.BindPasswordFile = true, "", ""
 	}
