@@ -51,7 +51,8 @@ type DovecotOptions struct {
 type dovecotValues struct {
 	DovecotOptions
 	Dir, IP, RelayHost, RelayPort, TokenURL    string
-	User, Group, InternalUser, LoginUser       string
+	User, Group, LoginUser                     string
+	InternalUser, InternalGroup                string
 	Root                                       bool
 	IMAP, IMAPS, POP3, POP3S, Sub, Subs, Sieve int
 	LMTP                                       int
@@ -140,7 +141,7 @@ func (d *Dovecot) values(o DovecotOptions) (v dovecotValues, uid, gid int, err e
 	}
 	mail := me
 	if v.Root {
-		v.InternalUser, v.LoginUser = "dovecot", "dovenull"
+		v.InternalUser, v.InternalGroup, v.LoginUser = "dovecot", "dovecot", "dovenull"
 		if mail, err = user.Lookup("nobody"); err != nil {
 			return v, 0, 0, err
 		}
@@ -150,6 +151,9 @@ func (d *Dovecot) values(o DovecotOptions) (v dovecotValues, uid, gid int, err e
 		return v, 0, 0, err
 	}
 	v.User, v.Group = mail.Username, group.Name
+	if !v.Root {
+		v.InternalGroup = group.Name
+	}
 	if uid, err = strconv.Atoi(mail.Uid); err != nil {
 		return v, 0, 0, err
 	}

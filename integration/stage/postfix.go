@@ -18,6 +18,9 @@ var postfixMain string
 //go:embed postfix-master.cf
 var postfixMaster string
 
+// daemons is where Debian has Postfix's programs; main.cf says so, too.
+const daemons = "/usr/lib/postfix/sbin"
+
 // Postfix is a running Postfix with a queue of its own: a submission backend that lets Dovecot check the passwords, and
 // hands mail for example.com and example.org over by LMTP.
 type Postfix struct {
@@ -35,6 +38,7 @@ type PostfixOptions struct {
 	TLS      Pair
 	SASL     string // the socket of Dovecot's auth service
 	LMTP     string // host:port that takes the mail for the local domains
+	Host     int    // the last byte of its address: HostPostfix when 0
 }
 
 // StartPostfix runs a master with its configuration, queue and data in dir. It needs root, as every Postfix does.
@@ -46,7 +50,10 @@ func StartPostfix(dir string, n *Network, o PostfixOptions) (*Postfix, error) {
 	if os.Geteuid() != 0 {
 		return nil, &MissingError{Program: "postfix for the user " + strconv.Itoa(os.Geteuid()), Package: "postfix (and run as root)"}
 	}
-	p := &Postfix{IP: n.IP(HostPostfix), dir: dir, postfix: program, Mail: filepath.Join(dir, "mail.log")}
+	if o.Host == 0 {
+		o.Host = HostPostfix
+	}
+	p := &Postfix{IP: n.IP(o.Host), dir: dir, postfix: program, Mail: filepath.Join(dir, "mail.log")}
 	if err := p.prepare(o); err != nil {
 		return nil, fmt.Errorf("prepare Postfix: %w", err)
 	}
@@ -71,7 +78,7 @@ func (p *Postfix) prepare(o PostfixOptions) error {
 		return err
 	}
 	host, port, _ := strings.Cut(o.LMTP, ":")
-	main := strings.NewReplacer("@DIR@", p.dir, "@IP@", p.IP, "@HOST@", o.HostName, "@CERT@", o.TLS.Cert, "@KEY@", o.TLS.Key,
+	main := strings.NewReplacer("@DAEMONS@", daemons, "@DIR@", p.dir, "@IP@", p.IP, "@HOST@", o.HostName, "@CERT@", o.TLS.Cert, "@KEY@", o.TLS.Key,
 		"@SASL@", o.SASL, "@LMTPHOST@", host, "@LMTPPORT@", port).Replace(postfixMain)
 	master := strings.NewReplacer("@IP@", p.IP, "@SMTP@", strconv.Itoa(PortSMTP), "@SUBMISSION@", strconv.Itoa(PortSubmission),
 		"@SUBMISSIONS@", strconv.Itoa(PortSubmissions)).Replace(postfixMaster)
@@ -92,7 +99,8 @@ func (p *Postfix) Addr(port int) string { return p.IP + ":" + strconv.Itoa(port)
 
 // Restart starts the master again after Stop or Kill.
 func (p *Postfix) Restart() error {
-	proc, err := Start("postfix", filepath.Join(p.dir, "postfix.log"), p.postfix, "-c", filepath.Join(p.dir, "conf"), "start-fg")
+	// Started by "postfix start" or "start-fg" the master would leave our process group, and outlive us.
+	proc, err := Start("postfix", filepath.Join(p.dir, "postfix.log"), filepath.Join(daemons, "master"), "-c", filepath.Join(p.dir, "conf"), "-d")
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -33,8 +34,12 @@ func TestWorld(t *testing.T) {
 	if !strings.Contains(line, Back2) {
 		t.Errorf("back2 greets with %q", line)
 	}
+	addrs := []string{addr, w.Slapd.Addr, w.Back1.Addr(PortPOP3), w.Net.Addr(HostPostfix, PortSMTP), w.Net.Addr(HostTokens, PortTokens)}
 	w.Close()
-	if _, err := Greeting(context.Background(), addr); err == nil {
-		t.Errorf("%s still answers after Close", addr)
+	for _, addr := range addrs {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			t.Errorf("somebody still listens at %s after Close", addr)
+		}
 	}
 }

@@ -89,7 +89,11 @@ func (w *World) startServers() error {
 		SASL: w.Back1.Socket, LMTP: w.Back1.Addr(PortLMTP)})
 	if missing := new(MissingError); errors.As(err, &missing) {
 		w.NoPostfix = err
-		return nil
+		r, err := startRelay(w.Net)
+		if err == nil {
+			w.closers = append(w.closers, r.stop)
+		}
+		return err
 	}
 	if err != nil {
 		return err
