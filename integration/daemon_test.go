@@ -31,14 +31,17 @@ type setup struct {
 	Dir string
 	IP  string
 
-	Directory string // more keys of directory
-	Hosts     string // more rows of hosts
-	Backend   string // more keys of backend
-	Limits    string // the keys of limits
-	TLS       string // more keys of tls
-	Mechs     string // auth.mechanisms
-	Servers   string // directory.servers
-	TrustAll  bool   // every address of the network is a frontend that may say who its client is
+	Directory string   // more keys of directory
+	Hosts     string   // more rows of hosts
+	Backend   string   // more keys of backend
+	Limits    string   // the keys of limits
+	TLS       string   // more keys of tls
+	Mechs     string   // auth.mechanisms
+	Servers   string   // directory.servers
+	Listeners []string // more rows of listeners
+	More      string   // more sections
+	Greets    []string // host:port of those listeners that greet with 220
+	TrustAll  bool     // every address of the network is a frontend that may say who its client is
 }
 
 // configText is the file that design and README describe, with the stage's addresses.
@@ -58,7 +61,7 @@ directory:
 hosts:
   back1.example.com: {members: [{{.Back1}}]}
   back2.example.com: {members: [{{.Back2}}], tls: starttls}
-  back3.example.com: {members: [{{.Back1}}], tls: implicit, tls_services: {sieve: starttls}, ports: {imap: 10993, pop3: 10995, submission: 10465}}
+  back3.example.com: {members: [{{.Back1}}], tls: implicit, tls_services: {sieve: starttls, lmtp: starttls}, ports: {imap: 10993, pop3: 10995, submission: 10465}}
   post.example.com: {members: [{{.Post}}]}
   self.example.com: {members: [{{.IP}}], check: {mode: off}}
 {{- range .FakeRows}}
@@ -81,6 +84,9 @@ listeners:
 {{- range .ListenerRows}}
   - {{.}}
 {{- end}}
+{{- range .Listeners}}
+  - {{.}}
+{{- end}}
 
 tls:
   certificates:
@@ -91,6 +97,8 @@ tls:
 auth: {mechanisms: [{{.Mechs}}]}
 
 limits: {{"{"}}{{.Limits}}}
+
+{{.More}}
 
 admin: {address: "unix:{{.Dir}}/admin.sock", state: {{.Dir}}/state.json}
 log: {level: info, format: json}
@@ -229,6 +237,9 @@ func startDaemon(w *stage.World, binary, dir string, host int, change func(*setu
 	for _, p := range talk.Protocols() {
 		prefix := map[talk.Protocol]string{talk.IMAP: "* OK", talk.POP3: "+OK", talk.Submission: "220", talk.Sieve: `"`}[p]
 		greets[fmt.Sprintf("%s:%d", s.IP, backendPort(p, talk.Plain))] = prefix
+	}
+	for _, addr := range s.Greets {
+		greets[addr] = "220"
 	}
 	m, err := stage.StartMailmux(binary, dir, text, greets)
 	if err != nil {

@@ -24,7 +24,7 @@ const (
 
 // Listener is one listening address.
 type Listener struct {
-	// Service is the protocol spoken: imap, pop3, submission or sieve.
+	// Service is the protocol spoken: imap, pop3, submission or sieve for mail programs, lmtp for MTAs that hand over mail.
 	Service string `yaml:"service"`
 	// Address to listen on, host:port; an empty host is every address of the machine.
 	Address string `yaml:"address"`
@@ -39,6 +39,9 @@ type Listener struct {
 	// connects: other frontends and webmail servers.
 	IdentityFrom []netip.Prefix `yaml:"identity_from"`
 }
+
+// TakesMail says whether the service brings messages, and has no logins.
+func (l *Listener) TakesMail() bool { return l.Service == "lmtp" || l.Service == "smtp" }
 
 // Validate joins all faults of a listener; each begins with the key.
 func (l *Listener) Validate() error {
@@ -59,7 +62,7 @@ func (l *Listener) Validate() error {
 	return errors.Join(faults...)
 }
 
-var services = []string{"imap", "pop3", "submission", "sieve"}
+var services = []string{"imap", "pop3", "submission", "sieve", "lmtp"}
 
 // TLS is the frontend's own TLS, for clients.
 type TLS struct {

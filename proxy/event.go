@@ -26,6 +26,8 @@ func (r *Record) finish(err error, result splice.Result) {
 	r.leaveMember()
 	outcome, reason := "ok", result.Reason.String()
 	switch {
+	case r.quit:
+		reason = "quit"
 	case err != nil:
 		outcome, reason = CauseOf(err).String(), err.Error()
 		if r.lastRefusal != nil && outcome == CauseGone.String() {
@@ -108,6 +110,9 @@ func (r *Record) origin(a *directory.Account) {
 
 // interrupt ends a session that is not handed over yet: its next read or write fails.
 func (r *Record) interrupt() {
+	if r.busy.Load() && r.server.ctx.Err() == nil {
+		return // the session looks for itself when the message is through
+	}
 	if s := r.session.Load(); s != nil {
 		s.nc.SetDeadline(past)
 	}

@@ -122,14 +122,8 @@ func mayHaveMoved(err error) bool {
 // enterAccount checks that the account may be served, and enters its home host.
 func (s *Session) enterAccount(ctx context.Context, name directory.Name, account *directory.Account, creds *auth.Credentials, enter Enter) error {
 	s.record.origin(account)
-	switch account.Status {
-	case directory.Active:
-	case directory.Disabled:
-		return ErrDisabled
-	case directory.Held:
-		return ErrHeld
-	default:
-		return fmt.Errorf("%w: its status is none of the configured words", ErrHeld)
+	if err := served(account); err != nil {
+		return err
 	}
 	host, err := s.state.Hosts.Host(account.Host)
 	if err != nil {

@@ -35,11 +35,13 @@ type Record struct {
 	handed    atomic.Bool
 	pair      atomic.Pointer[splice.Pair]
 	kicked    atomic.Bool
+	busy      atomic.Bool             // a message is on its way: see Session.Hold
 	session   atomic.Pointer[Session] // until the hand-over
 
 	entered     bool
 	counted     *backend.Member // what the session is counted to
 	lastRefusal error
+	quit        bool
 }
 
 // registry is every session there is, and every account's.

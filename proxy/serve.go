@@ -98,6 +98,7 @@ func (s *Session) top() net.Conn {
 
 // endSession says the last word where the engine has one, closes, and reports.
 func (srv *Server) endSession(s *Session, err error) {
+	s.record.quit = err == nil // by the client, in a service without a hand-over
 	err = s.why(err)
 	cause := CauseOf(err)
 	if s.backend != nil {

@@ -15,7 +15,8 @@ import (
 // Handler speaks one protocol. It is made once and serves many sessions at once, so it holds no session's state.
 type Handler interface {
 	// Serve runs one session: greet, authenticate, log in, hand over. It returns nil once HandOver did, and else why the
-	// session ends. The engine closes both connections.
+	// session ends. The engine closes both connections. A service without logins (lmtp, smtp) returns nil when the client
+	// has taken its leave in order.
 	//
 	// What Serve has to say, it has said when it returns, with one exception: errors of the causes CauseLimit,
 	// CauseShutdown, CauseTimeout, CauseGarbage and (after a panic) CauseTemporary are told by the engine, in the words of

@@ -11,6 +11,7 @@ import (
 	"mailmux/cmd/internal/conf"
 	"mailmux/directory"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/deliver"
 )
 
 // check looks the configuration over, and with -online the servers that it names.
@@ -84,7 +85,7 @@ func (inv *invocation) checkDirectory(cfg *conf.Config, d *directory.Directory) 
 // checkMembers greets every member by each service that a listener has, as the running checks do.
 func (inv *invocation) checkMembers(cfg *conf.Config, d *directory.Directory) int {
 	hosts := checked(cfg)
-	table, err := backend.New(hosts, backend.Options{Services: cfg.Services(), Probers: probers(handlers()), Source: d})
+	table, err := backend.New(hosts, backend.Options{Services: cfg.Services(), Probers: probers(handlers(deliver.New(cfg.Delivery))), Source: d})
 	if err != nil {
 		fmt.Fprintf(inv.out, "hosts: %v\n", err)
 		return 1

@@ -18,7 +18,9 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/deliver"
 	"mailmux/proxy/imap"
+	"mailmux/proxy/lmtp"
 	"mailmux/proxy/pop3"
 	"mailmux/proxy/sieve"
 	"mailmux/proxy/submission"
@@ -30,6 +32,7 @@ type frontend struct {
 	level    *slog.LevelVar
 	metrics  *admin.Metrics
 	handlers map[string]proxy.Handler
+	delivers *deliver.Deliverer
 	engine   *proxy.Server
 	table    *backend.Table
 	started  time.Time
@@ -58,9 +61,10 @@ type loaded struct {
 // closes it.
 func newFrontend(cfg *conf.Config, log *slog.Logger, level *slog.LevelVar) (*frontend, error) {
 	f := &frontend{
-		log: log, level: level, metrics: admin.NewMetrics(version()), handlers: handlers(), started: time.Now(),
+		log: log, level: level, metrics: admin.NewMetrics(version()), delivers: deliver.New(cfg.Delivery), started: time.Now(),
 		lastGone: make(chan struct{}, 1),
 	}
+	f.handlers = handlers(f.delivers)
 	f.ended, f.end = context.WithCancel(context.Background())
 	now, err := f.open(cfg, nil)
 	if err != nil {
@@ -79,14 +83,15 @@ func newFrontend(cfg *conf.Config, log *slog.Logger, level *slog.LevelVar) (*fro
 	return f, nil
 }
 
-// handlers are the protocols that are built in.
-func handlers() map[string]proxy.Handler {
+// handlers are the protocols that are built in. Messages are handed on by d.
+func handlers(d *deliver.Deliverer) map[string]proxy.Handler {
 	return map[string]proxy.Handler{
 		"imap": imap.New(), "pop3": pop3.New(), "submission": submission.New(), "sieve": sieve.New(),
+		"lmtp": lmtp.New(d),
 	}
 }
 
-// probers are the handlers that can check a member.
+// probers are the handlers that can check a member, and what checks those that messages are handed to.
 func probers(handlers map[string]proxy.Handler) map[string]backend.Prober {
 	list := make(map[string]backend.Prober)
 	for service, h := range handlers {
@@ -94,6 +99,7 @@ func probers(handlers map[string]proxy.Handler) map[string]backend.Prober {
 			list[service] = p
 		}
 	}
+	list["lmtp"], list["smtp"] = deliver.Prober{}, deliver.Prober{}
 	return list
 }
 
@@ -220,6 +226,7 @@ func (f *frontend) reload() (warnings []string, err error) {
 		return warnings, err
 	}
 	f.current.Store(now)
+	f.delivers.Configure(cfg.Delivery)
 	f.level.Set(cfg.Log.SlogLevel())
 	if now.directory != old.directory {
 		f.retired.Go(func() { f.retire(old.directory, old.cfg.Limits.WithDefaults().HandOverTimeout) })
@@ -297,5 +304,6 @@ func (f *frontend) closeParts() {
 		f.table.Close()
 	}
 	f.retired.Wait()
+	f.delivers.Close()
 	f.current.Load().directory.Close()
 }

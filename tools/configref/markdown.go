@@ -141,7 +141,7 @@ func basic(expr ast.Expr) string {
 			name = x.Name + "." + e.Sel.Name
 		}
 	}
-	return map[string]string{"string": "text", "int": "number", "bool": "true or false", "time.Duration": "duration",
+	return map[string]string{"string": "text", "int": "number", "int64": "number", "bool": "true or false", "time.Duration": "duration",
 		"netip.Addr": "address", "netip.Prefix": "network"}[name]
 }
 

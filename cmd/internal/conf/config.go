@@ -14,6 +14,7 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/deliver"
 )
 
 // DefaultPath is where the configuration is when nobody says.
@@ -37,6 +38,8 @@ type Config struct {
 	Limits proxy.Limits `yaml:"limits"`
 	// Auth is what clients may log in with.
 	Auth proxy.Auth `yaml:"auth"`
+	// Delivery says how messages are taken in by the services lmtp and smtp, and handed to the backends.
+	Delivery deliver.Config `yaml:"delivery"`
 	// Admin is the operator's door. Changes take a restart.
 	Admin admin.Config `yaml:"admin"`
 	// Log says what is logged to the standard error stream.
@@ -125,6 +128,7 @@ func (c *Config) Validate() error {
 	section("tls.", c.TLS.Validate())
 	section("limits.", c.Limits.Validate())
 	section("auth.", c.Auth.Validate())
+	section("delivery.", c.Delivery.Validate())
 	section("admin.", c.Admin.Validate())
 	section("log.", c.Log.Validate())
 	return errors.Join(append(faults, c.together()...)...)
@@ -152,7 +156,7 @@ func (c *Config) together() []error {
 		switch {
 		case l.TLS == proxy.TLSImplicit:
 			faults = append(faults, fmt.Errorf("%s.tls: implicit TLS needs a certificate; give one in tls.certificates", key))
-		case !l.AllowPlaintext && len(l.ProxyProtocol) == 0:
+		case !l.AllowPlaintext && len(l.ProxyProtocol) == 0 && !l.TakesMail():
 			faults = append(faults, fmt.Errorf("%s: nobody could log in: there is no certificate in tls.certificates for STARTTLS, "+
 				"and allow_plaintext is not set", key))
 		}
@@ -205,11 +209,16 @@ func hostname(name string) bool {
 	return true
 }
 
-// Services lists the services that listeners have, each once, in order.
+// Services lists the services that backends are asked for, each once, in order: those of the listeners, but for messages
+// the protocols by which they are delivered.
 func (c *Config) Services() []string {
 	var list []string
 	for _, l := range c.Listeners {
-		list = append(list, l.Service)
+		if l.TakesMail() {
+			list = append(list, c.Delivery.Services()...)
+		} else {
+			list = append(list, l.Service)
+		}
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
