@@ -203,7 +203,6 @@ type hops struct {
 	count int
 	line  [len(received)]byte
 	at    int // in the line
-	empty bool
 	done  bool
 }
 

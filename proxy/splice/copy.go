@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync"
 	"sync/atomic"
 )
 
@@ -14,7 +13,6 @@ type copied struct {
 	client, backend net.Conn
 	up, down        atomic.Int64
 	first           atomic.Uint32 // the first Reason
-	once            sync.Once
 }
 
 func (p *Pump) startCopy(pair *Pair, client, backend Leg) {
