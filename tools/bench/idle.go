@@ -68,7 +68,7 @@ func hold(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer sessions.close()
+	defer func() { sessions.close() }()
 	m.stop(s)
 	if err := pause(ctx, settle); err != nil {
 		return nil, err
@@ -79,7 +79,17 @@ func hold(ctx context.Context, r *runner, t *test, p *peer) (*sample, error) {
 	}
 	n := float64(t.size) * 1024
 	s.Value, s.Slab, s.FDs = float64(full-empty)/n, float64(slab()-before)/n, float64(many-few)/float64(t.size)
-	return s, sessions.alive()
+	if err := sessions.alive(); err != nil {
+		return nil, err
+	}
+	sessions.close()
+	sessions = nil
+	if err := pause(ctx, settle); err != nil {
+		return nil, err
+	}
+	after, _, err := p.memory(r.w)
+	s.Left = float64(after-empty) / n
+	return s, err
 }
 
 // memory is what a peer holds, without its helper: that is no part of nginx's sessions.

@@ -148,6 +148,9 @@ func (r *runner) build() error {
 func (r *runner) startPeers() {
 	r.peers = slices.DeleteFunc(r.peers, func(p *peer) bool {
 		err := p.start(r.w)
+		if err == nil {
+			err = r.warm(p)
+		}
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: without %s: %v\n", p.name, err)
 			if p.group != nil {
@@ -172,7 +175,23 @@ func (r *runner) restart(p *peer) error {
 	if err := p.start(r.w); err != nil {
 		return fmt.Errorf("start %s again: %w", p.name, err)
 	}
-	return nil
+	return r.warm(p)
+}
+
+// usual is how many accounts log in, again and again, where a test is not about cold caches.
+const usual = 1000
+
+// warm has each usual account log in once, so that every peer remembers it: the first samples would be about the
+// directory otherwise. A slow peer that remembers nothing anyway is spared the most of it.
+func (r *runner) warm(p *peer) error {
+	t := &test{port: portIMAP, clients: 8}
+	count := usual
+	if p.name == "perdition" {
+		count = 8
+	}
+	sessions, err := r.holdOpen(context.Background(), t, p, portIMAP, false, count)
+	sessions.close()
+	return err
 }
 
 // measure runs each test on one peer after the other, round for round. Each sample is kept as it comes.

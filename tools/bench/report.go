@@ -6,8 +6,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // figure is what the rounds of a test on a peer come to.
@@ -18,7 +21,7 @@ type figure struct {
 	rate, cpu        float64
 	p50, p99, p999   float64
 	greet, in, noop  float64
-	slab, fds        float64
+	slab, fds, left  float64
 	rounds, dropped  int
 }
 
@@ -76,6 +79,7 @@ func (r *runner) figure(t *test, p *peer) (figure, bool) {
 	f.greet, f.in = of(func(s *sample) float64 { return s.Greet }), of(func(s *sample) float64 { return s.Login })
 	f.noop, f.slab = of(func(s *sample) float64 { return s.Noop }), of(func(s *sample) float64 { return s.Slab })
 	f.cpu = of(func(s *sample) float64 { return s.CPU })
+	f.left = of(func(s *sample) float64 { return s.Left })
 	f.fds = of(func(s *sample) float64 { return s.FDs })
 	return f, true
 }
@@ -96,7 +100,7 @@ func (r *runner) print(to io.Writer, t *test) {
 	defer w.Flush()
 	switch t.unit {
 	case "KiB":
-		fmt.Fprint(w, "peer\tKiB\tleast–most\tmailmux/peer\tkernel KiB\tdescriptors\t\n")
+		fmt.Fprint(w, "peer\tKiB\tleast–most\tmailmux/peer\tafter them\tkernel KiB\tdescriptors\t\n")
 	case "ms CPU/MB":
 		fmt.Fprint(w, "peer\tms CPU/MB\tleast–most\tmailmux/peer\tMB/s\t\n")
 	default:
@@ -120,13 +124,22 @@ func (r *runner) print(to io.Writer, t *test) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t", f.peer, value, spread, ratio)
 		switch t.unit {
 		case "KiB":
-			fmt.Fprintf(w, "%.1f\t%.1f\t\n", f.slab, f.fds)
+			fmt.Fprintf(w, "%.1f\t%.1f\t%.1f\t\n", f.left, f.slab, f.fds)
 		case "ms CPU/MB":
 			fmt.Fprintf(w, "%.0f\t\n", f.rate)
 		default:
 			fmt.Fprintf(w, "%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", f.cpu, f.rate, f.p50, f.p99, f.p999, f.greet, f.in, f.noop)
 		}
 	}
+}
+
+// kernel is the system's version.
+func kernel() string {
+	text, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return runtime.GOOS
+	}
+	return "Linux " + strings.TrimSpace(string(text))
 }
 
 // report writes the table and the figures.
@@ -136,7 +149,9 @@ func (r *runner) report() error {
 		return err
 	}
 	defer file.Close()
-	fmt.Fprint(file, "Medians of the rounds, with the least and the most. mailmux/peer below 1: mailmux needs less.\n")
+	fmt.Fprintf(file, "%s, %d processors, %s.\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), kernel())
+	fmt.Fprintf(file, "%d rounds of %s, %d accounts. Medians, with the least and the most. mailmux/peer below 1: mailmux needs less.\n",
+		r.rounds, r.long, r.accounts)
 	for _, p := range r.peers {
 		if p.note != "" {
 			fmt.Fprintf(file, "%s: %s\n", p.name, p.note)

@@ -44,7 +44,7 @@ func tests() []*test {
 		return &t
 	}
 	idle := func(t test) *test {
-		t.unit, t.run, t.clients, t.only, t.rounds = "KiB", hold, 16, relaying, 2
+		t.unit, t.run, t.clients, t.only, t.rounds = "KiB", hold, 16, relaying, 1 // it hardly varies
 		return &t
 	}
 	return []*test{
@@ -105,6 +105,7 @@ type sample struct {
 	Noop   float64 `json:"noop,omitempty"`   // a round trip behind it
 	CPU    float64 `json:"cpu,omitempty"`    // µs an operation, where it is not the value
 	Slab   float64 `json:"slab,omitempty"`   // KiB of the kernel's for each session, client's and backend's included
+	Left   float64 `json:"left,omitempty"`   // KiB for each session after its end
 	FDs    float64 `json:"fds,omitempty"`    // descriptors for each session
 	Others float64 `json:"others"`           // CPUs that were busy with something else
 	Ops    int64   `json:"ops"`              //
@@ -148,9 +149,9 @@ func (m *meter) stop(s *sample) (cpu, took time.Duration) {
 func (r *runner) account(t *test) int {
 	n := int(r.next.Add(1))
 	if !t.cold {
-		return n % 1000
+		return n % usual
 	}
-	return 1000 + n%(r.w.accounts-1000)
+	return usual + n%(r.w.accounts-usual)
 }
 
 func (r *runner) clients(t *test, p *peer) []*client {
