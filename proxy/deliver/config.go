@@ -27,7 +27,7 @@ type Config struct {
 	// BareNewlines says what happens to messages with a CR or an LF that stands alone: refuse (the default) or repair,
 	// which makes CRLF of each. Neither ever ends a message.
 	BareNewlines string `yaml:"bare_newlines"`
-	// MaxSize is the largest message in bytes: 52428800 (50 MiB) when absent.
+	// MaxSize is the largest message in bytes: 52428800 when absent.
 	MaxSize int64 `yaml:"max_size"`
 	// MaxRecipients is the most recipients of one transaction: 1000 when absent.
 	MaxRecipients int `yaml:"max_recipients"`
@@ -50,7 +50,7 @@ type Config struct {
 	// MemoryPerMessage is how much of a message is held in memory, in bytes, before it goes into a file without a name:
 	// 262144 when absent.
 	MemoryPerMessage int64 `yaml:"memory_per_message"`
-	// Memory is that for all messages together: 134217728 (128 MiB) when absent.
+	// Memory is that for all messages together: 134217728 when absent.
 	Memory int64 `yaml:"memory"`
 	// TempDir is where those files are: the system's directory for temporary files when absent.
 	TempDir string `yaml:"temp_dir"`
