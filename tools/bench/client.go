@@ -170,37 +170,38 @@ func (c *client) pop3(ctx context.Context, t *test, account int) error {
 	return nil
 }
 
-// message is 4 KiB with its end.
-var message = strings.Repeat(strings.Repeat("x", 62)+"\r\n", 64) + ".\r\n"
+// message is 4 KiB, with the dot that ends it.
+var message = strings.Repeat(strings.Repeat("x", 62)+"\r\n", 64) + "."
+
+// step is a line of SMTP, "" for none, and how its answer begins.
+type step struct{ line, answer string }
 
 func (c *client) submission(ctx context.Context, t *test, account int) error {
+	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + user(account) + "\x00secret"))
+	return c.send(ctx, t, "b@example.com", step{"", "220 "}, step{"EHLO bench.example.com", "250 "}, step{"AUTH PLAIN " + plain, "235 "})
+}
+
+func (c *client) lmtp(ctx context.Context, t *test, account int) error {
+	return c.send(ctx, t, user(account), step{"", "220 "}, step{"LHLO bench.example.com", "250 "})
+}
+
+// send connects, goes through the first steps, and sends the message.
+func (c *client) send(ctx context.Context, t *test, to string, first ...step) error {
 	if err := c.connect(ctx, t.port, t.tls); err != nil {
 		return err
 	}
-	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + user(account) + "\x00secret"))
-	for _, step := range []struct{ line, answer string }{
-		{"", "220 "}, {"EHLO bench.example.com", "250 "}, {"AUTH PLAIN " + plain, "235 "}, {"MAIL FROM:<a@example.com>", "250 "},
-		{"RCPT TO:<b@example.com>", "250 "}, {"DATA", "354 "},
-	} {
-		if step.line != "" {
-			if err := c.say(step.line); err != nil {
+	for _, s := range append(first, step{"MAIL FROM:<a@example.com>", "250 "}, step{"RCPT TO:<" + to + ">", "250 "},
+		step{"DATA", "354 "}, step{message, "250 "}, step{"QUIT", "221 "}) {
+		if s.line != "" {
+			if err := c.say(s.line); err != nil {
 				return err
 			}
 		}
-		if err := c.reply(step.answer); err != nil {
+		if err := c.reply(s.answer); err != nil {
 			return err
 		}
 	}
-	if _, err := io.WriteString(c.nc, message); err != nil {
-		return err
-	}
-	if err := c.reply("250 "); err != nil {
-		return err
-	}
-	if err := c.say("QUIT"); err != nil {
-		return err
-	}
-	return c.reply("221 ")
+	return nil
 }
 
 // reply reads an SMTP reply, whose last line has to begin with good.

@@ -7,7 +7,7 @@ directory: {servers: [$LDAP], bind_dn: "$BINDDN", bind_password_file: $SECRET, b
 hosts:
   "$BACK1": {members: ["$BACK1"]}
   "$BACK2": {members: ["$BACK2"]}
-backend: {ports: {imap: 10143, pop3: 10110, submission: 10587}}
+backend: {ports: {imap: 10143, pop3: 10110, submission: 10587, lmtp: 10024}}
 domains: {default: example.com}
 tls: {certificates: [{cert: $ECDSA.pem, key: $ECDSA.key}, {cert: $RSA.pem, key: $RSA.key}]}
 listeners:
@@ -16,6 +16,7 @@ listeners:
   - {service: imap, address: "$IP:11993", tls: implicit}
   - {service: pop3, address: "$IP:10110", allow_plaintext: true}
   - {service: submission, address: "$IP:10587", allow_plaintext: true}
+  - {service: lmtp, address: "$IP:10024"}
 limits: {per_address: 100000, per_account: 100000}
 admin: {address: "unix:$DIR/admin.sock", state: "off"}
 log: {level: error}
@@ -166,10 +167,15 @@ frontend pop3
 frontend submission
   bind $IP:10587
   default_backend submission
+frontend lmtp
+  bind $IP:10024
+  default_backend lmtp
 backend imap
   server s $BACK1:10143
 backend pop3
   server s $BACK1:10110
 backend submission
   server s $BACK1:10587
+backend lmtp
+  server s $BACK1:10024
 `

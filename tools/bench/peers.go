@@ -23,17 +23,20 @@ type peer struct {
 }
 
 // everything is each port there is.
-const everything = portIMAP + portIMAPS + portRSA + portPOP3 + portSubmission
+const everything = portIMAP + portIMAPS + portRSA + portPOP3 + portSubmission + portLMTP
+
+// noLMTP is what login proxies have.
+const noLMTP = portIMAP + portIMAPS + portRSA + portPOP3 + portSubmission
 
 // peers are all of them, in the order of the tables.
 func peers() []*peer {
 	return []*peer{
 		{name: "mailmux", host: hostMailmux, routes: true, ports: everything, prepare: prepareMailmux},
-		{name: "nginx", program: "nginx", host: hostNginx, routes: true, ports: everything, prepare: prepareNginx("4k"),
+		{name: "nginx", program: "nginx", host: hostNginx, routes: true, ports: noLMTP, prepare: prepareNginx("4k"),
 			note: "2 workers, auth_http helper with the accounts cached, its CPU included"},
-		{name: "nginx-32k", program: "nginx", host: hostNginx32k, routes: true, ports: everything, prepare: prepareNginx("32k"),
+		{name: "nginx-32k", program: "nginx", host: hostNginx32k, routes: true, ports: noLMTP, prepare: prepareNginx("32k"),
 			note: "the same with proxy_buffer 32k"},
-		{name: "dovecot", program: "dovecot", host: hostDovecot, routes: true, ports: everything, prepare: prepareDovecot,
+		{name: "dovecot", program: "dovecot", host: hostDovecot, routes: true, ports: noLMTP, prepare: prepareDovecot,
 			note: "login proxy, passdb ldap with auth_cache"},
 		{name: "perdition", program: "perdition.imap4", host: hostPerditon, routes: true, ports: portIMAP + portIMAPS + portPOP3, prepare: preparePerdition,
 			note: "LDAP map"},
@@ -41,7 +44,7 @@ func peers() []*peer {
 			note: "TCP mode with splice-response: looks nobody up, one backend"},
 		{name: "gofloor", host: hostGofloor, ports: everything, prepare: prepareGofloor,
 			note: "accept, dial and io.Copy in Go: looks nobody up, one backend"},
-		{name: "direct", host: hostBack1, ports: portIMAP + portIMAPS + portPOP3 + portSubmission,
+		{name: "direct", host: hostBack1, ports: portIMAP + portIMAPS + portPOP3 + portSubmission + portLMTP,
 			note: "no proxy at all"},
 	}
 }
@@ -74,14 +77,25 @@ func (p *peer) start(w *world) error {
 			return err
 		}
 	}
-	for _, port := range []string{portIMAP, portIMAPS, portRSA, portPOP3, portSubmission} {
+	for _, port := range []string{portIMAP, portIMAPS, portRSA, portPOP3, portSubmission, portLMTP} {
 		if p.has(port) {
 			if err := ready(w.addr(p.host, port)); err != nil {
-				return fmt.Errorf("it does not come up (logs in %s): %w", p.dir, err)
+				return fmt.Errorf("it does not come up: %w\n%s", err, p.lastWords())
 			}
 		}
 	}
 	return nil
+}
+
+// lastWords are the ends of the logs.
+func (p *peer) lastWords() string {
+	var b strings.Builder
+	logs, _ := filepath.Glob(filepath.Join(p.dir, "*.log"))
+	for _, path := range logs {
+		text, _ := os.ReadFile(path)
+		b.Write(text[max(0, len(text)-1000):])
+	}
+	return b.String()
 }
 
 func (p *peer) has(port string) bool { return strings.Contains(p.ports, port) }

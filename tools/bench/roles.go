@@ -34,6 +34,7 @@ func runRelay(args []string) error {
 	errs := make(chan error)
 	for port, to := range map[string]string{
 		portIMAP: portIMAP, portIMAPS: portIMAP, portRSA: portIMAP, portPOP3: portPOP3, portSubmission: portSubmission,
+		portLMTP: portLMTP,
 	} {
 		over := func(nc net.Conn) net.Conn { return nc }
 		if base := certs[port]; base != "" {

@@ -19,12 +19,13 @@ const (
 	portRSA        = "11993" // IMAP over TLS with an RSA certificate
 	portPOP3       = "10110"
 	portSubmission = "10587"
+	portLMTP       = "10024"
 )
 
 // literal is what FETCH returns pieces of.
 var literal = make([]byte, 8<<20)
 
-// runStub is the role of a backend: IMAP, POP3 and submission on one address, IMAP also over TLS for direct connections.
+// runStub is the role of a backend: IMAP, POP3, submission and LMTP on one address, IMAP also over TLS for direct connections.
 // It accepts every password. Its words are as few as the tests need, so that it costs little.
 func runStub(args []string) error {
 	ip, cert, identity := args[0], args[1], len(args) > 2 && args[2] == "identity"
@@ -36,6 +37,7 @@ func runStub(args []string) error {
 	errs := make(chan error)
 	for port, serve := range map[string]func(*peerConn) error{
 		portIMAP: s.imap, portIMAPS: s.imap, portPOP3: s.pop3, portSubmission: s.submission,
+		portLMTP: s.submission,
 	} {
 		l, err := net.Listen("tcp", net.JoinHostPort(ip, port))
 		if err != nil {
@@ -199,7 +201,7 @@ func (s *stub) submission(c *peerConn) error {
 		}
 		verb, _, _ := strings.Cut(line, " ")
 		switch strings.ToUpper(verb) {
-		case "EHLO":
+		case "EHLO", "LHLO":
 			if s.identity {
 				c.say("250-stub\r\n250-PIPELINING\r\n250-AUTH PLAIN LOGIN\r\n250-XCLIENT ADDR PORT LOGIN SESSION TTL\r\n250 SIZE\r\n")
 			} else {

@@ -30,7 +30,7 @@ type test struct {
 }
 
 func tests() []*test {
-	imap, pop3, submission := (*client).imap, (*client).pop3, (*client).submission
+	imap := (*client).imap
 	login := func(t test) *test {
 		t.unit, t.run, t.clients = "µs CPU", storm, 128
 		return &t
@@ -56,8 +56,9 @@ func tests() []*test {
 		login(test{name: "imap-tls-rsa", title: "IMAP login, TLS 1.3, RSA-2048, full handshake", session: imap, port: portRSA, tls: true, rsa: true}),
 		login(test{name: "imap-cold", title: "IMAP login in the clear, each account for the first time", session: imap, port: portIMAP, cold: true,
 			only: []string{"mailmux", "nginx", "dovecot", "perdition"}}),
-		login(test{name: "pop3-plain", title: "POP3 login in the clear", session: pop3, port: portPOP3}),
-		login(test{name: "submission", title: "Submission of one 4 KiB message", session: submission, port: portSubmission}),
+		login(test{name: "pop3-plain", title: "POP3 login in the clear", session: (*client).pop3, port: portPOP3}),
+		login(test{name: "submission", title: "Submission of one 4 KiB message", session: (*client).submission, port: portSubmission}),
+		login(test{name: "lmtp", title: "LMTP delivery of one 4 KiB message", session: (*client).lmtp, port: portLMTP}),
 		relay(test{name: "relay-plain-4m", title: "Relay of 4 MiB literals in the clear", port: portIMAP, size: 4 << 20}),
 		relay(test{name: "relay-plain-1m", title: "Relay of 1 MiB literals in the clear", port: portIMAP, size: 1 << 20}),
 		relay(test{name: "relay-tls-4m", title: "Relay of 4 MiB literals, TLS", port: portIMAPS, tls: true, size: 4 << 20}),
