@@ -46,11 +46,12 @@ func (s *Spool) acceptAs(ctx context.Context, id string, e *Envelope, body io.Re
 	if e.Tried {
 		due = due.Add(s.jitter(s.cfg.FirstRetry))
 	}
-	size, err := s.write(ctx, id, e, body, due, s.path(dirTmp, id+suffix))
+	f, size, err := s.write(ctx, id, e, body, due)
 	if err != nil {
 		return "", err
 	}
-	if err := s.place(id, sh, due, size); err != nil {
+	defer f.Close()
+	if err := s.place(id, f, sh, due, size); err != nil {
 		return "", err
 	}
 	s.tally(func(c *Counters) { c.Accepted++ })
@@ -92,43 +93,25 @@ func (b *buffers) get() *[]byte {
 	return &p
 }
 
-// write makes the file below tmp, and syncs it. After an error there is no file.
-func (s *Spool) write(ctx context.Context, id string, e *Envelope, body io.Reader, due time.Time, path string) (size int64, err error) {
+// write makes the file below tmp. After an error there is no file.
+func (s *Spool) write(ctx context.Context, id string, e *Envelope, body io.Reader, due time.Time) (_ *os.File, size int64, err error) {
 	head, sizeAt, err := encodeHead(id, s.now(), e)
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	f, err := s.disk.create(path)
+	f, err := s.disk.create(s.path(dirTmp, id+suffix))
 	if err != nil {
-		return 0, fmt.Errorf("make a file in the spool: %w", full(err))
+		return nil, 0, fmt.Errorf("make a file in the spool: %w", full(err))
 	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			s.discard(path)
+	if size, err = s.copy(ctx, f, head, sizeAt, body); err == nil {
+		if err = s.disk.schedule(f.Name(), due); err == nil {
+			return f, size, nil
 		}
-	}()
-	if size, err = s.copy(ctx, f, head, sizeAt, body); err != nil {
-		return 0, err
+		err = fmt.Errorf("schedule %s: %w", f.Name(), full(err))
 	}
-	if err := s.disk.schedule(path, due); err != nil {
-		return 0, fmt.Errorf("schedule %s: %w", path, full(err))
-	}
-	if err := s.sync(f); err != nil {
-		return 0, err
-	}
-	return size, nil
-}
-
-// sync makes a file's content durable, beside as many others as may be.
-func (s *Spool) sync(f *os.File) error {
-	s.syncs <- struct{}{}
-	err := s.disk.sync(f)
-	<-s.syncs
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", f.Name(), full(err))
-	}
-	return nil
+	f.Close()
+	s.discard(f.Name())
+	return nil, 0, err
 }
 
 // copy writes head, message and separator, and the size into the head. A message that fits into the buffer together with
@@ -177,11 +160,11 @@ func (s *Spool) copy(ctx context.Context, f *os.File, head []byte, sizeAt int, b
 	}
 }
 
-// place renames a synced file into its shelf, syncs the directory, and lets it be found. After an error there is no file.
-func (s *Spool) place(id string, sh *shelf, due time.Time, size int64) error {
-	from, to := s.path(dirTmp, id+suffix), filepath.Join(sh.path, id+suffix)
-	if err := s.commits.commit(from, to, sh.dir); err != nil {
-		s.discard(from)
+// place makes a file durable on its shelf, and lets it be found. After an error there is no file.
+func (s *Spool) place(id string, f *os.File, sh *shelf, due time.Time, size int64) error {
+	to := filepath.Join(sh.path, id+suffix)
+	if err := s.commits.commit(f, to, sh.dir); err != nil {
+		s.discard(f.Name())
 		s.discard(to)
 		return fmt.Errorf("commit %s: %w", to, full(err))
 	}

@@ -287,7 +287,7 @@ func (a *attempt) append(lines []byte, durable bool) error {
 		return err
 	}
 	if durable {
-		return a.Spool.sync(a.file)
+		return a.commits.commit(a.file, "", nil)
 	}
 	return nil
 }

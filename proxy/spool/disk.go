@@ -55,6 +55,15 @@ func (d disk) sync(f *os.File) error {
 	return f.Sync()
 }
 
+// syncAll syncs the file system that the files are on, and so all of them. Since Linux 5.8 it says when something could
+// not be written. A file that is at fault itself gets its error.
+func (d disk) syncAll(jobs []*commit) error {
+	for _, job := range jobs {
+		job.err = d.step("sync", job.from)
+	}
+	return unix.Syncfs(int(jobs[0].file.Fd()))
+}
+
 func (d disk) rename(from, to string) error {
 	if err := d.step("rename", to); err != nil {
 		return err

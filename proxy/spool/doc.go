@@ -33,8 +33,9 @@
 //	Run:    due → read → ask the Router for every recipient → one Deliver for each member → record the outcomes
 //	        → nothing left: remove; else: set the time of the next attempt, in the directory of the host it has now
 //
-// Accepts share their syncs: each fsyncs its own file beside the others, which the file system's journal commits
-// together, and one committer renames all that are ready and syncs each directory once for all of them.
+// Accepts share their syncs: one committer takes all files that are written, makes them durable by one sync of the file
+// system (a few of them by an fsync each), renames them, and syncs each directory once for all of them. Meanwhile the
+// next ones are written.
 //
 // A process that is killed at any instruction loses nothing: before the rename the message was not acknowledged, and
 // after it the file has everything. An outcome is recorded in the file (and synced, when other recipients still wait)

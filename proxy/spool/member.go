@@ -30,36 +30,48 @@ func (e *awayError) Error() string {
 const maxPause = time.Minute
 
 // enter waits for a delivery's turn at a member. An *awayError says that it is not the time to dial.
-func (s *Spool) enter(ctx context.Context, t Target) (m *member, err error) {
+func (s *Spool) enter(ctx context.Context, t Target) (*member, error) {
 	s.mu.Lock()
-	if m = s.members[t]; m == nil {
+	m := s.members[t]
+	if m == nil {
 		m = &member{slots: make(chan struct{}, s.cfg.Concurrency)}
 		s.members[t] = m
 	}
 	m.users++
-	away := m.away(s.now())
+	err := m.refusal(t, s.now())
 	s.mu.Unlock()
-	defer func() {
-		if err != nil {
-			s.quit(t, m)
-		}
-	}()
-	if away {
-		return nil, &awayError{t, m.reason}
+	if err == nil {
+		err = s.takeTurn(ctx, t, m)
 	}
+	if err != nil {
+		s.quit(t, m)
+		return nil, err
+	}
+	return m, nil
+}
+
+func (s *Spool) takeTurn(ctx context.Context, t Target, m *member) error {
 	select {
 	case m.slots <- struct{}{}:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m.away(s.now()) { // found out by those who were before
+	if err := m.refusal(t, s.now()); err != nil { // found out by those who were before
 		<-m.slots
-		return nil, &awayError{t, m.reason}
+		return err
 	}
 	m.probing = m.failures > 0
-	return m, nil
+	return nil
+}
+
+// refusal is an *awayError when it is not the time to dial. Spool.mu is held.
+func (m *member) refusal(t Target, now time.Time) error {
+	if m.away(now) {
+		return &awayError{t, m.reason}
+	}
+	return nil
 }
 
 func (m *member) away(now time.Time) bool {

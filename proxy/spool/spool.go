@@ -88,7 +88,6 @@ type Spool struct {
 	free     freeSpace
 	buffers  buffers
 	commits  *committer
-	syncs    chan struct{} // a slot for each fsync in flight
 	stirred  chan struct{} // something may be due
 	wishes   chan struct{} // there is a wish for the waker
 	stopping context.Context
@@ -105,10 +104,6 @@ type Spool struct {
 	wish     wish
 	counters Counters
 }
-
-// parallelSyncs bounds the fsyncs in flight: each holds a thread. The file system's journal commits those together that
-// are in flight together.
-const parallelSyncs = 64
 
 // Open takes the lock of the spool, makes its directories if they are not there, removes what was not finished, and reads
 // what waits; it opens none of the messages. Messages are accepted from here on, and delivered as long as Run runs. The
@@ -130,7 +125,6 @@ func prepare(cfg Config, services Services) *Spool {
 		Services: services,
 		cfg:      cfg.WithDefaults(),
 		now:      func() time.Time { return time.Now().Round(0) },
-		syncs:    make(chan struct{}, parallelSyncs),
 		stirred:  make(chan struct{}, 1),
 		wishes:   make(chan struct{}, 1),
 		shelves:  make(map[string]*shelf),

@@ -135,9 +135,11 @@ func (s *Spool) importFile(id string, held bool, size int64, r io.Reader, done *
 		return err
 	}
 	tmp := s.path(dirTmp, id+suffix)
-	if err := s.writeRaw(tmp, r); err != nil {
+	f, err := s.writeRaw(tmp, r)
+	if err != nil {
 		return err
 	}
+	defer f.Close()
 	it, err := s.peek(tmp)
 	if err == nil && it.ID != id {
 		err = fmt.Errorf("%w: it says that its id is %q", errUnreadable, it.ID)
@@ -156,46 +158,49 @@ func (s *Spool) importFile(id string, held bool, size int64, r io.Reader, done *
 		s.discard(tmp)
 		return err
 	}
-	done.Messages++
 	if held {
-		s.tally(func(c *Counters) { c.Held++ })
-		return s.placeHeld(id, tmp)
-	}
-	sh, err := s.shelf(it.host())
-	if err != nil {
-		s.discard(tmp)
-		return err
-	}
-	return s.place(id, sh, s.now(), size)
-}
-
-// writeRaw copies a whole queue file, and syncs it. After an error there is no file.
-func (s *Spool) writeRaw(file string, r io.Reader) (err error) {
-	f, err := s.disk.create(file)
-	if err != nil {
-		return full(err)
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			s.discard(file)
+		err = s.placeHeld(id, f)
+	} else {
+		var sh *shelf
+		if sh, err = s.shelf(it.host()); err == nil {
+			err = s.place(id, f, sh, s.now(), size)
+		} else {
+			s.discard(tmp)
 		}
-	}()
-	if _, err := io.Copy(f, r); err != nil {
-		return full(err)
 	}
-	if err := s.disk.schedule(file, s.now()); err != nil {
-		return err
+	if err == nil {
+		done.Messages++
 	}
-	return s.sync(f)
+	return err
 }
 
-func (s *Spool) placeHeld(id, tmp string) error {
+// writeRaw copies a whole queue file. After an error there is no file.
+func (s *Spool) writeRaw(path string, r io.Reader) (*os.File, error) {
+	f, err := s.disk.create(path)
+	if err != nil {
+		return nil, full(err)
+	}
+	if _, err = io.Copy(f, r); err == nil {
+		if err = s.disk.schedule(path, s.now()); err == nil {
+			return f, nil
+		}
+	}
+	f.Close()
+	s.discard(path)
+	return nil, full(err)
+}
+
+func (s *Spool) placeHeld(id string, f *os.File) error {
 	dir, err := os.Open(s.path(dirHold))
 	if err != nil {
-		s.discard(tmp)
+		s.discard(f.Name())
 		return err
 	}
 	defer dir.Close()
-	return full(s.commits.commit(tmp, s.path(dirHold, id+suffix), dir))
+	if err := s.commits.commit(f, s.path(dirHold, id+suffix), dir); err != nil {
+		s.discard(f.Name())
+		return full(err)
+	}
+	s.tally(func(c *Counters) { c.Held++ })
+	return nil
 }

@@ -1,0 +1,3 @@
+package spool
+const childDir = "X"
+func child(string) {}

@@ -1,0 +1,353 @@
+package spool
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		child(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// A message goes to all of its recipients, byte by byte, and leaves nothing behind.
+func TestDeliver(t *testing.T) {
+	w := newWorld()
+	w.homes["a@x"], w.homes["b@x"], w.homes["c@x"] = "h1", "h2", "h1"
+	r := start(t, testConfig(t.TempDir()), w)
+	long := strings.Repeat("0123456789\r\n", 20_000) // beyond the buffer
+	for _, body := range []string{text, "", long, strings.Repeat("x", bufferSize), strings.Repeat("x", bufferSize-300)} {
+		r.accept(t, to("a@x", "b@x", "c@x"), body)
+		until(t, "the queue is empty", r.empty)
+		for _, a := range []string{"a@x", "b@x", "c@x"} {
+			got := w.box(a)
+			if len(got) == 0 || got[len(got)-1] != body {
+				t.Fatalf("%s has %d messages, the last is not the one of %d bytes", a, len(got), len(body))
+			}
+		}
+	}
+	if got := w.box("a@x"); len(got) != 5 {
+		t.Errorf("a@x has %d messages, want 5", len(got))
+	}
+	if left := files(t, r.cfg.Dir); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// The whole envelope reaches the member, and what was recorded is read back.
+func TestEnvelopeSurvives(t *testing.T) {
+	w := newWorld()
+	r := start(t, testConfig(t.TempDir()), w)
+	w.homes["ü<a>&@x"] = ""
+	e := &Envelope{From: "ann+<&>@example.org", Body: "8BITMIME", SMTPUTF8: true, Ret: ReturnHeaders, EnvID: "id 1", Client: "192.0.2.1",
+		To: []Recipient{{Address: "ü<a>&@x", Account: "u@x", Host: "East.example", ORcpt: "utf-8;ü@x", Notify: Notify{NotifySuccess, NotifyDelay}}}}
+	id := r.accept(t, e, text)
+	info, body, err := r.Show(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if b, err := io.ReadAll(body); err != nil || string(b) != text {
+		t.Errorf("the message is %q, %v", b, err)
+	}
+	p := info.Recipients[0]
+	if info.From != e.From || info.EnvID != e.EnvID || info.Client != e.Client || info.Size != int64(len(text)) ||
+		p.Address != e.To[0].Address || p.Account != "u@x" || p.Host != "East.example" || p.ORcpt != e.To[0].ORcpt || !slices.Equal(p.Notify, e.To[0].Notify) {
+		t.Errorf("got %+v", info)
+	}
+	for _, bad := range []*Envelope{{From: "a@x"}, to(""), to("a\r\n@x"), to("a\xff@x"), to(strings.Repeat("a", maxText+1))} {
+		if _, err := r.Accept(t.Context(), bad, strings.NewReader(text)); !errors.Is(err, ErrEnvelope) {
+			t.Errorf("%.40q: %v, want ErrEnvelope", bad.To, err)
+		}
+	}
+	broken := io.MultiReader(strings.NewReader(text), errReader{})
+	if _, err := r.Accept(t.Context(), to("a@x"), broken); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("a body that breaks: %v", err)
+	}
+	if left := files(t, r.cfg.Dir); len(left) != 1 {
+		t.Errorf("in the spool: %q, want one message", left)
+	}
+}
+
+type errReader struct{}
+
+func (errReader) Read([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+// A dead member is tried by one message at a time; its mail follows an account that moves, and all of it goes when the
+// member is back, at once.
+func TestMemberAwayAndBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.down["h1"] = true
+		for _, a := range []string{"a@x", "b@x", "moves@x"} {
+			w.homes[a] = "h1"
+		}
+		r := start(t, testConfig(t.TempDir()), w)
+		for range 50 {
+			r.accept(t, to("a@x", "b@x"), text)
+		}
+		r.accept(t, to("moves@x"), text)
+		time.Sleep(10 * time.Minute)
+		w.set(func() {
+			if n := w.tries["h1"]; n < 8 || n > 60 {
+				t.Errorf("%d attempts to reach a dead member within 10 minutes, want one now and then", n)
+			}
+			w.homes["moves@x"] = "h2"
+		})
+		r.WakeAccount("MOVES@x")
+		time.Sleep(time.Second)
+		if got := w.box("moves@x"); len(got) != 1 {
+			t.Errorf("the account that moved has %d messages, want 1", len(got))
+		}
+		w.set(func() { w.down["h1"] = false })
+		r.Wake("h1")
+		time.Sleep(time.Second)
+		if got := w.box("b@x"); len(got) != 50 {
+			t.Errorf("%d messages a second after the member came back, want 50", len(got))
+		}
+		if !r.empty() || len(files(t, r.cfg.Dir)) > 0 {
+			t.Errorf("left: %+v", r.Stats())
+		}
+		if n := w.peak["h1"]; n > r.cfg.Concurrency {
+			t.Errorf("%d deliveries to one member at once, more than %d", n, r.cfg.Concurrency)
+		}
+		r.end()
+	})
+}
+
+// Without Wake a member that is back is found by the next probe, at most a minute later, and then everything goes.
+func TestProbeFindsMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.homes["a@x"], w.down["h1"] = "h1", true
+		r := start(t, testConfig(t.TempDir()), w)
+		for range 30 {
+			r.accept(t, to("a@x"), text)
+		}
+		time.Sleep(8 * time.Hour)
+		w.set(func() { w.down["h1"] = false })
+		time.Sleep(2 * time.Minute)
+		if got := w.box("a@x"); len(got) != 30 {
+			t.Errorf("%d messages two minutes after the member came back, want 30", len(got))
+		}
+		r.end()
+	})
+}
+
+// A member that hangs delays nobody else.
+func TestHangingMember(t *testing.T) {
+	w := newWorld()
+	w.homes["a@x"], w.homes["b@y"] = "h1", "h2"
+	w.gate = make(chan struct{})
+	r := start(t, Config{Dir: t.TempDir(), MinFree: 1, Concurrency: 2}, w)
+	for range 100 {
+		r.accept(t, to("a@x"), text)
+	}
+	until(t, "h1 hangs", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.now["h1"] == 2 })
+	w.set(func() { close(w.gate); w.gate = nil })
+	until(t, "all have arrived", func() bool { return len(w.box("a@x")) == 100 })
+	hang := make(chan struct{})
+	w.set(func() { w.gate = hang })
+	for range 100 {
+		r.accept(t, to("a@x"), text)
+	}
+	until(t, "h1 hangs again", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.now["h1"] == 2 })
+	w.set(func() { w.gate = nil })
+	e := to("b@y")
+	e.To[0].Host = "h2"
+	r.accept(t, e, text)
+	until(t, "the other host's mail has arrived", func() bool { return len(w.box("b@y")) == 1 })
+	if n := len(w.box("a@x")); n > 110 {
+		t.Errorf("%d messages passed a member that hangs", n)
+	}
+	close(hang)
+	until(t, "all have arrived", r.empty)
+}
+
+// Refusals, delays and expiry are told to the sender, once, by the rules of RFC 3461.
+func TestNotifications(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.homes["ann@example.org"] = "h9"
+		w.homes["full@x"], w.homes["no@x"], w.homes["ok@x"], w.homes["quiet@x"], w.homes["silent@x"] = "h1", "h1", "h1", "h1", "h1"
+		w.say["full@x"] = Outcome{State: Waiting, Reply: "452 4.2.2 full", Status: "4.2.2"}
+		w.say["quiet@x"] = w.say["full@x"]
+		w.say["no@x"] = Outcome{State: Failed, Reply: "552 5.2.3 too\r\nX: long", Status: "5.2.3"}
+		w.say["silent@x"] = w.say["no@x"]
+		r := start(t, testConfig(t.TempDir()), w)
+		e := to("full@x", "no@x", "ok@x", "gone@x", "quiet@x", "silent@x")
+		e.EnvID, e.Ret = "QQ314159", ReturnFull
+		e.To[1].ORcpt = "rfc822;No@x"
+		e.To[2].Notify = Notify{NotifySuccess}
+		e.To[4].Notify = Notify{NotifyFailure}
+		e.To[5].Notify = Notify{NotifyNever}
+		r.accept(t, e, text)
+		time.Sleep(time.Minute)
+		first := w.box("ann@example.org")
+		if len(first) != 2 {
+			t.Fatalf("%d notifications after a minute, want failure and success:\n%s", len(first), strings.Join(first, "\n====\n"))
+		}
+		slices.Sort(first) // by Message-ID, that is … -f before -s
+		all := strings.Join(first, "")
+		for _, want := range []string{
+			"Auto-Submitted: auto-replied\r\n", "Original-Envelope-Id: QQ314159\r\n", "Original-Recipient: rfc822;No@x\r\nFinal-Recipient: rfc822; no@x\r\nAction: failed\r\nStatus: 5.2.3\r\n",
+			"Diagnostic-Code: smtp; 552 5.2.3 too  X: long\r\n", "Final-Recipient: rfc822; gone@x\r\nAction: failed\r\nStatus: 5.1.1\r\n",
+			"Final-Recipient: rfc822; ok@x\r\nAction: relayed\r\nStatus: 2.0.0\r\n", "Content-Type: message/rfc822\r\n", text,
+		} {
+			if !strings.Contains(all, want) {
+				t.Errorf("no %q in the notifications:\n%s", want, all)
+			}
+		}
+		for _, not := range []string{"full@x", "quiet@x", "silent@x"} {
+			if strings.Contains(all, not) {
+				t.Errorf("%s is told of too early or against its NOTIFY", not)
+			}
+		}
+		time.Sleep(5 * time.Hour)
+		if got := w.box("ann@example.org"); len(got) != 3 || !strings.Contains(got[2], "Final-Recipient: rfc822; full@x\r\nAction: delayed\r\nStatus: 4.2.2\r\n") ||
+			!strings.Contains(got[2], "Will-Retry-Until: ") || strings.Contains(got[2], "quiet@x") || strings.Contains(got[2], "A body") {
+			t.Fatalf("after five hours there are %d notifications, want one of a delay:\n%s", len(got), got[len(got)-1])
+		}
+		time.Sleep(121 * time.Hour)
+		got := w.box("ann@example.org")
+		if len(got) != 4 || !strings.Contains(got[3], "full@x\r\nAction: failed\r\nStatus: 4.4.7") || !strings.Contains(got[3], "quiet@x\r\nAction: failed") {
+			t.Errorf("after five days there are %d notifications, want a last one:\n%s", len(got), got[len(got)-1])
+		}
+		if !r.empty() {
+			t.Errorf("left: %+v", r.Stats())
+		}
+		r.end()
+	})
+}
+
+// Nobody answers a notification, and a message that cannot be returned ends with a line in the log.
+func TestNoNotificationForNotifications(t *testing.T) {
+	w := newWorld()
+	r := start(t, testConfig(t.TempDir()), w)
+	e := to("gone@x") // and so is ann@example.org
+	r.accept(t, e, text)
+	until(t, "the queue is empty, of the notification too", func() bool { return r.empty() && r.Stats().Failed == 2 })
+	if st := r.Stats(); st.Notifications != 1 || st.Accepted != 2 {
+		t.Errorf("%+v, want one message and one notification", st)
+	}
+	if !strings.Contains(r.log.String(), "level=INFO msg=delivery") {
+		t.Errorf("log:\n%s", r.log)
+	}
+}
+
+// Commands of the operator: hold, release, retry, delete, list.
+func TestOperator(t *testing.T) {
+	w := newWorld()
+	w.homes["a@x"], w.homes["b@y"] = "h1", ""
+	w.down["h1"] = true
+	r := start(t, testConfig(t.TempDir()), w)
+	ea, eb := to("a@x"), to("b@y")
+	ea.Tried, eb.Tried = true, true
+	eb.To[0].Host = "h2"
+	ida, idb := r.accept(t, ea, text), r.accept(t, eb, text)
+	list := func(f Filter) (ids []string) {
+		t.Helper()
+		if err := r.List(t.Context(), f, func(i *Info) error { ids = append(ids, i.ID); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(ids)
+		return ids
+	}
+	yes := true
+	for _, c := range []struct {
+		f    Filter
+		want []string
+	}{
+		{Filter{}, []string{ida, idb}}, {Filter{Recipient: "A@X"}, []string{ida}}, {Filter{Domain: "Y"}, []string{idb}},
+		{Filter{Host: "h1"}, []string{ida}}, {Filter{IDs: []string{idb, "../../../etc/passwd", "0000000000000000v"}}, []string{idb}}, {Filter{Sender: "<>"}, nil},
+		{Filter{Sender: "ANN@example.org", Domain: "x"}, []string{ida}}, {Filter{Older: time.Hour}, nil}, {Filter{Younger: time.Hour}, []string{ida, idb}}, {Filter{Held: &yes}, nil},
+	} {
+		slices.Sort(c.want)
+		if got := list(c.f); !slices.Equal(got, c.want) {
+			t.Errorf("%+v lists %q, want %q", c.f, got, c.want)
+		}
+	}
+	do := func(what string, f func() (Result, error), want int) {
+		t.Helper()
+		if res, err := f(); err != nil || res.Changed != want {
+			t.Fatalf("%s: %+v, %v; want %d changed", what, res, err, want)
+		}
+	}
+	do("hold", func() (Result, error) { return r.Hold(t.Context(), Filter{Recipient: "a@x"}) }, 1)
+	if got := list(Filter{Held: &yes}); !slices.Equal(got, []string{ida}) || r.Stats().Held != 1 || r.Stats().Messages != 1 {
+		t.Errorf("on hold: %q, %+v", got, r.Stats())
+	}
+	w.set(func() { w.down["h1"] = false })
+	r.Flush()
+	do("delete", func() (Result, error) { return r.Delete(t.Context(), Filter{IDs: []string{idb}}) }, 1)
+	if len(w.box("a@x")) != 0 {
+		t.Error("a message on hold was delivered")
+	}
+	do("release", func() (Result, error) { return r.Release(t.Context(), Filter{}) }, 1)
+	until(t, "the released message has arrived", func() bool { return len(w.box("a@x")) == 1 && r.empty() })
+	if _, _, err := r.Show(ida); !errors.Is(err, ErrNotFound) {
+		t.Errorf("show of a delivered message: %v", err)
+	}
+}
+
+// What no program can read goes to quarantine, with a line in the log; the others are delivered.
+func TestQuarantine(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorld()
+	w.homes["a@x"] = "h1"
+	r := start(t, testConfig(dir), w)
+	w.set(func() { w.down["h1"] = true })
+	good := r.accept(t, to("a@x"), text)
+	until(t, "it waits", func() bool { return len(r.Stats().Away) == 1 })
+	r.end()
+	whole, err := os.ReadFile(filepath.Join(dir, "queue", "h1", good+suffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := strings.Index(string(whole), "and no end")
+	for name, content := range map[string]string{
+		"00000000000000001": "", "00000000000000002": "not JSON\n", "00000000000000003": string(whole[:cut]), "00000000000000004": strings.Replace(string(whole), `"mailmux":1`, `"mailmux":9`, 1),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "queue", "h1", name+suffix), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.set(func() { w.down["h1"] = false })
+	r = start(t, testConfig(dir), w)
+	r.Flush()
+	until(t, "four in quarantine and one delivered", func() bool { return r.Stats().Quarantined == 4 && len(w.box("a@x")) == 1 && r.empty() })
+	if n := strings.Count(r.log.String(), "moved to quarantine"); n != 4 {
+		t.Errorf("%d lines tell of it:\n%s", n, r.log)
+	}
+}
+
+// Two processes never serve one spool; the error says who has it, and a read-only place is an error and no crash.
+func TestLockAndUnwritable(t *testing.T) {
+	dir := t.TempDir()
+	r := start(t, testConfig(dir), newWorld())
+	if _, err := Open(testConfig(dir), Services{}); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "spool.dir") {
+		t.Errorf("a second process: %v", err)
+	}
+	if _, err := Export(t.Context(), dir, io.Discard); !errors.Is(err, ErrLocked) {
+		t.Errorf("export of a spool that is served: %v", err)
+	}
+	r.end()
+	if _, err := r.Accept(t.Context(), to("a@x"), strings.NewReader(text)); !errors.Is(err, ErrClosed) {
+		t.Errorf("accept after close: %v", err)
+	}
+	if _, err := Open(testConfig("/proc/1/spool"), Services{}); err == nil {
+		t.Error("a spool in /proc was opened")
+	}
+}
