@@ -329,3 +329,17 @@ func TestLDIFEditorsKeepApart(t *testing.T) {
 		t.Errorf("%d changes survived, want 40: %v", len(names), names)
 	}
 }
+
+func TestWrongBaseIsAnError(t *testing.T) {
+	s := slapdtest.Start(t, slapdtest.Options{LDIF: people})
+	e := edit(t, slapdConfig(t, s.URL))
+	for _, base := range []string{"ou=nowhere," + slapdtest.Suffix, "dc=elsewhere"} {
+		if err := e.Search(t.Context(), Query{Base: base}, func(Record) error { return nil }); err == nil {
+			t.Errorf("%s: no error", base)
+		}
+	}
+	_, embedded := editEmbedded(t, people, ldapd.Config{})
+	if err := embedded.Search(t.Context(), Query{Base: "dc=elsewhere"}, func(Record) error { return nil }); err == nil {
+		t.Error("embedded: no error")
+	}
+}
