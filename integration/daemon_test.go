@@ -70,7 +70,7 @@ hosts:
 {{.Hosts}}
 
 backend:
-  ports: {imap: 10143, pop3: 10110, submission: 10587, sieve: 14190, lmtp: 10024}
+  ports: {imap: 10143, pop3: 10110, submission: 10587, sieve: 14190, lmtp: 10024, smtp: 10025}
   tls_ca_file: {{.CA}}
 {{.Backend}}
 

@@ -24,7 +24,8 @@ const (
 
 // Listener is one listening address.
 type Listener struct {
-	// Service is the protocol spoken: imap, pop3, submission or sieve for mail programs, lmtp for MTAs that hand over mail.
+	// Service is the protocol spoken: imap, pop3, submission or sieve for mail programs, lmtp for MTAs that hand over mail, smtp for other
+	// sites that send it.
 	Service string `yaml:"service"`
 	// Address to listen on, host:port; an empty host is every address of the machine.
 	Address string `yaml:"address"`
@@ -62,7 +63,7 @@ func (l *Listener) Validate() error {
 	return errors.Join(faults...)
 }
 
-var services = []string{"imap", "pop3", "submission", "sieve", "lmtp"}
+var services = []string{"imap", "pop3", "submission", "sieve", "lmtp", "smtp"}
 
 // TLS is the frontend's own TLS, for clients.
 type TLS struct {

@@ -187,6 +187,9 @@ func (s *Session) Hold() { s.record.busy.Store(true) }
 // Release takes Hold back.
 func (s *Session) Release() { s.record.busy.Store(false) }
 
+// Remark warns the operator of something that is no session's and no delivery's.
+func (srv *Server) Remark(what string, err error) { srv.log.Warn(what, "error", err) }
+
 // Delivery is one attempt to hand a message for one recipient to a member, as the delivery event tells it.
 type Delivery struct {
 	ID        string         // of the session, or of the message in the queue

@@ -23,6 +23,7 @@ import (
 	"mailmux/proxy/lmtp"
 	"mailmux/proxy/pop3"
 	"mailmux/proxy/sieve"
+	"mailmux/proxy/smtp"
 	"mailmux/proxy/submission"
 )
 
@@ -87,7 +88,7 @@ func newFrontend(cfg *conf.Config, log *slog.Logger, level *slog.LevelVar) (*fro
 func handlers(d *deliver.Deliverer) map[string]proxy.Handler {
 	return map[string]proxy.Handler{
 		"imap": imap.New(), "pop3": pop3.New(), "submission": submission.New(), "sieve": sieve.New(),
-		"lmtp": lmtp.New(d),
+		"lmtp": lmtp.New(d), "smtp": smtp.New(d, nil),
 	}
 }
 

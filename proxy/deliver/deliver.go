@@ -184,8 +184,8 @@ var unreachable = smtpwire.Reply{Code: 451, Text: "4.4.1 The recipient's server 
 // loops is what is said of a way that leads back to us: an administrator has to mend it, so it is temporary.
 var loops = smtpwire.Reply{Code: 451, Text: "4.3.0 The way to the recipient leads back here, try again later"}
 
-// unreached is the reply for an error of a member.
-func unreached(err error) smtpwire.Reply {
+// Unreached is the reply for an error of a member, or of the choice of one.
+func Unreached(err error) smtpwire.Reply {
 	if errors.Is(err, backend.ErrLoop) || errors.Is(err, proxy.ErrLoop) {
 		return loops
 	}
@@ -198,7 +198,7 @@ func (b *batch) deliver(ctx context.Context, g *group, tried []attempt) {
 	var reply *proxy.Reply
 	switch {
 	case errors.As(err, &reply):
-		b.settleAll(g, g.tasks, parsed(reply.Text), "")
+		b.settleAll(g, g.tasks, Parse(reply.Text), "")
 		return
 	case err != nil:
 		b.elsewhere(ctx, g, tried, err)
@@ -231,7 +231,7 @@ func (b *batch) deliver(ctx context.Context, g *group, tried []attempt) {
 func (b *batch) elsewhere(ctx context.Context, g *group, tried []attempt, err error) {
 	next := append(tried[:len(tried):len(tried)], attempt{g.member, err})
 	if ctx.Err() != nil || errors.Is(err, backend.ErrLoop) || len(next) >= len(g.tasks[0].Route.Host.Members()) {
-		b.settleAll(g, g.tasks, unreached(err), err.Error())
+		b.settleAll(g, g.tasks, Unreached(err), err.Error())
 		return
 	}
 	b.spread(ctx, g.tasks, next)

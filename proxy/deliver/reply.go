@@ -7,8 +7,8 @@ import (
 	"mailmux/proxy/smtpwire"
 )
 
-// parsed reads a reply that was written by smtpwire.Reply.Wire.
-func parsed(text string) smtpwire.Reply {
+// Parse reads a reply that was written by smtpwire.Reply.Wire.
+func Parse(text string) smtpwire.Reply {
 	reply, err := smtpwire.ReadReply(&lines{strings.Split(text, "\r\n")})
 	if err != nil {
 		return unreachable

@@ -251,6 +251,12 @@ func (t *Transaction) Abort() {
 	t.leg.close()
 }
 
+// Extend gives the member its whole time anew: for a transaction whose client takes its own.
+func (t *Transaction) Extend() { t.leg.renew(time.Now().Add(t.deliverer.config().MemberTimeout)) }
+
+// Fail ends a transaction by the member's fault: an error of Rcpt.
+func (t *Transaction) Fail(err error) { t.failed(err) }
+
 // Reset ends a transaction without a message, and keeps the connection for the next one.
 func (t *Transaction) Reset() {
 	if t.leg.client.Reset() != nil {

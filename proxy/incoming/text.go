@@ -183,3 +183,24 @@ func (s *Session) lastChunk(ctx context.Context) error {
 func DiskFault(err error) *Refusal {
 	return &Refusal{smtpwire.Reply{Code: 452, Text: "4.3.1 Insufficient storage, try again later"}, err}
 }
+
+// Take reads a text into a body. When the disk fails the text is still the client's to finish: it is read to its end, and
+// the error is a Refusal. Other errors are those of text.
+func Take(text io.Reader, body *envelope.Body) error {
+	buf := make([]byte, 4096)
+	var disk error
+	for {
+		n, err := text.Read(buf)
+		if n > 0 && disk == nil {
+			_, disk = body.Write(buf[:n])
+		}
+		switch {
+		case err == io.EOF && disk != nil:
+			return DiskFault(disk)
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}

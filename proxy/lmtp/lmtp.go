@@ -45,7 +45,7 @@ func (r *receiver) Message(ctx context.Context, text io.Reader, body *envelope.B
 	if body == nil {
 		body = r.session.Deliverer.NewBody()
 		defer body.Close()
-		if err := r.take(text, body); err != nil {
+		if err := incoming.Take(text, body); err != nil {
 			return err
 		}
 	}
@@ -63,27 +63,6 @@ func (r *receiver) Message(ctx context.Context, text io.Reader, body *envelope.B
 		r.session.Answer(reply)
 	}
 	return nil
-}
-
-// take reads the text into the body. When the disk fails the text is still the client's to finish; each recipient is told
-// to try again.
-func (r *receiver) take(text io.Reader, body *envelope.Body) error {
-	buf := make([]byte, 4096)
-	var disk error
-	for {
-		n, err := text.Read(buf)
-		if n > 0 && disk == nil {
-			_, disk = body.Write(buf[:n])
-		}
-		switch {
-		case err == io.EOF && disk != nil:
-			return incoming.DiskFault(disk)
-		case err == io.EOF:
-			return nil
-		case err != nil:
-			return err
-		}
-	}
 }
 
 // Reset forgets the recipients.

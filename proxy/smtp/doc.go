@@ -1,0 +1,29 @@
+// Package smtp takes messages in by SMTP (RFC 5321), from other sites: it is the MX of the domains whose accounts are in the
+// directory. The conversation is in package incoming; here is what becomes of recipients and messages.
+//
+// # Without a queue
+//
+// SMTP has one answer to DATA, so all recipients of a transaction have to be of one member:
+//
+//	RCPT  the first one chooses the member; the transaction is opened there, and RCPT passed on: the reply is the member's
+//	RCPT  of the same member: passed on as well; of another one: 452 4.5.3, the sender brings it in its next transaction
+//	      (RFC 5321 section 4.5.3.1.10)
+//	DATA  the text goes to the member as it comes in; the member's own answer is passed on
+//
+// So nothing is ever accepted here that is not safe already, and nothing is stored.
+//
+// A member that is spoken to by LMTP gives an answer for each recipient. Where they differ the sender is told the worst
+// one: a temporary refusal, so that it tries again, and those who have the message get it twice; else a permanent one,
+// and it learns that not everybody could be reached. Who cannot bear that has a queue, or members that speak SMTP.
+//
+// # With a queue
+//
+// Every recipient that has a home is taken. The message is delivered to all members at once, before the answer; what could
+// not be delivered goes into the queue (package spool), and the answer comes when it is safe there. A message that
+// every recipient's member refuses for good is refused, and not queued to be bounced.
+//
+// # Never an open relay
+//
+// Mail is taken for accounts of the directory alone: an address that nobody has is refused with 550 5.1.1, one outside
+// delivery.local_domains, where that is set, with 550 5.7.1 before the directory is asked.
+package smtp

@@ -1,0 +1,111 @@
+package smtp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"mailmux/proxy/deliver"
+	"mailmux/proxy/envelope"
+	"mailmux/proxy/incoming"
+	"mailmux/proxy/smtpwire"
+	"mailmux/proxy/spool"
+)
+
+// Queue keeps messages that cannot be delivered at once (*spool.Spool is one). Accept returns nil when the message is safe.
+// It may be called from many goroutines.
+type Queue interface {
+	Accept(ctx context.Context, e *spool.Envelope, body io.Reader) (id string, err error)
+}
+
+// store takes a message in for all recipients, delivers it where that is possible at once, and queues the rest.
+type store struct {
+	session *incoming.Session
+	queue   Queue
+	jobs    []deliver.Job
+}
+
+// Recipient takes every recipient that has a home.
+func (r *store) Recipient(_ context.Context, job deliver.Job) smtpwire.Reply {
+	r.jobs = append(r.jobs, job)
+	return smtpwire.Reply{Code: 250, Text: "2.1.5 OK"}
+}
+
+// Reset forgets the recipients.
+func (r *store) Reset() { r.jobs = nil }
+
+// Message delivers what can be delivered, and queues the rest before it answers.
+func (r *store) Message(ctx context.Context, text io.Reader, body *envelope.Body) error {
+	if body == nil {
+		body = r.session.Deliverer.NewBody()
+		defer body.Close()
+		if err := incoming.Take(text, body); err != nil {
+			return err
+		}
+	}
+	m := &deliver.Message{From: r.session.From(), ID: r.session.MessageID(), Service: r.session.Service(), Body: body,
+		Header: r.session.Received(time.Now())}
+	results := r.session.Deliverer.Deliver(ctx, r.session.Server(), m, r.jobs)
+	replies := make([]smtpwire.Reply, len(r.jobs))
+	for i := range r.jobs {
+		replies[i] = results.Wait(i)
+	}
+	results.Close()
+	r.session.Answer(r.settle(ctx, m, replies))
+	return nil
+}
+
+// settle finds the one answer: the members' own where all say the same, and else what the queue says.
+func (r *store) settle(ctx context.Context, m *deliver.Message, replies []smtpwire.Reply) smtpwire.Reply {
+	var rest []int
+	deferred := false
+	for i, reply := range replies {
+		if reply.Class() != 2 {
+			rest = append(rest, i)
+			deferred = deferred || reply.Class() != 5
+		}
+	}
+	switch {
+	case len(rest) == 0:
+		return replies[0]
+	case len(rest) == len(replies) && !deferred:
+		return replies[0]
+	}
+	id, err := r.queue.Accept(ctx, r.envelope(m, rest, replies), io.MultiReader(strings.NewReader(m.Header), m.Body.Open()))
+	switch {
+	case errors.Is(err, spool.ErrEnvelope):
+		return smtpwire.Reply{Code: 554, Text: "5.6.0 The message cannot be queued"}
+	case errors.Is(err, spool.ErrFull):
+		return smtpwire.Reply{Code: 452, Text: "4.3.1 Insufficient storage, try again later"}
+	case err != nil:
+		r.session.Server().Remark("a message could not be queued: its sender has to try again", err)
+		return smtpwire.Reply{Code: 451, Text: "4.3.0 Temporary failure, try again later"}
+	}
+	return smtpwire.Reply{Code: 250, Text: "2.0.0 Queued as " + id}
+}
+
+// envelope is what the queue is to know. Those that were refused for good are among the rest only beside others: the queue
+// asks their member once more, and tells the sender.
+func (r *store) envelope(m *deliver.Message, rest []int, replies []smtpwire.Reply) *spool.Envelope {
+	e := &spool.Envelope{From: m.Address, SMTPUTF8: m.UTF8, Ret: m.Return, EnvID: m.EnvID, Tried: true,
+		Client: fmt.Sprintf("%s %s", m.Identity.Client.Addr(), m.Identity.Helo)}
+	if m.EightBit || m.Body.EightBit() {
+		e.Body = "8BITMIME"
+	}
+	for _, i := range rest {
+		job := r.jobs[i]
+		to := spool.Recipient{Address: job.Route.Address(), Account: job.Route.Account.Login, Host: job.Route.Host.Name(),
+			Notify: spool.Notify(job.Notify)}
+		if job.Original != "" {
+			to.ORcpt = job.OriginalType + ";" + job.Original
+		} else if job.Recipient.Address != to.Address {
+			to.ORcpt = "rfc822;" + job.Recipient.Address
+		}
+		e.To = append(e.To, to)
+		e.Tried = e.Tried && replies[i].Class() != 5
+	}
+	return e
+}
