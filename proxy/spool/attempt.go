@@ -21,6 +21,7 @@ type attempt struct {
 	path  string
 	file  *os.File
 	log   []record  // what happened, to be written
+	loose bool      // written records are not synced yet
 	next  time.Time // of the next attempt, unless everything is done
 }
 
@@ -96,6 +97,7 @@ func (a *attempt) deliver(ctx context.Context, pending []int) {
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	left := len(groups)
 	for target, numbers := range groups {
 		wg.Go(func() {
 			outcomes, probe := a.hand(ctx, target, numbers)
@@ -104,16 +106,40 @@ func (a *attempt) deliver(ctx context.Context, pending []int) {
 			if !probe.IsZero() && probe.Before(a.next) {
 				a.next = probe
 			}
-			for i, n := range numbers {
-				if outcomes != nil {
-					a.note(n, target, outcomes[i])
-				} else if a.rcpts[n].Host != target.Host { // not tried, but it has moved
-					a.note(n, target, Outcome{State: Waiting, Reply: a.rcpts[n].Reply, Status: a.rcpts[n].Status})
-				}
+			a.noteAll(target, numbers, outcomes)
+			if left--; left > 0 {
+				// A slow member must not keep from the record what another one has: see settle for the rest.
+				a.recordDelivered(ctx)
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// noteAll takes the outcomes of one member into the log. Without any it was not tried.
+func (a *attempt) noteAll(target Target, numbers []int, outcomes []Outcome) {
+	for i, n := range numbers {
+		if outcomes != nil {
+			a.note(n, target, outcomes[i])
+		} else if a.rcpts[n].Host != target.Host { // not tried, but it has moved
+			a.note(n, target, Outcome{State: Waiting, Reply: a.rcpts[n].Reply, Status: a.rcpts[n].Status})
+		}
+	}
+}
+
+// recordDelivered writes the deliveries of the log, before the whole attempt is settled.
+func (a *attempt) recordDelivered(ctx context.Context) {
+	var delivered, rest []record
+	for _, r := range a.log {
+		if r.State == Delivered {
+			delivered = append(delivered, r)
+		} else {
+			rest = append(rest, r)
+		}
+	}
+	if a.record(ctx, delivered) == nil {
+		a.log = rest // otherwise settle tries it again
+	}
 }
 
 // hand takes the message to one member. Without outcomes it was not tried.
@@ -175,35 +201,39 @@ func (a *attempt) note(n int, t Target, o Outcome) {
 
 // settle makes the outcomes the message's state. First what was delivered is recorded, because nothing may come between
 // that and the member's answer; then the sender is told of failures, and only when that is safe in the queue they are
-// recorded, too.
+// recorded, too. What must outlive a power failure is synced at the end, unless the file is removed next.
 func (a *attempt) settle(ctx context.Context) error {
-	var now, later []record
+	var now, failed []record
+	delivered := 0
 	for _, r := range a.log {
 		if r.State == Failed {
-			later = append(later, r)
-		} else {
-			now = append(now, r)
+			failed = append(failed, r)
+			continue
 		}
-	}
-	done := 0
-	for _, r := range now {
+		now = append(now, r)
 		if r.State == Delivered {
-			done += len(r.Rcpt)
+			delivered += len(r.Rcpt)
 		}
 	}
-	if all := done == len(a.waiting()); all && !a.wantsSuccess(now) {
-		return a.applyAll(now) // the file is removed next, which records the same
+	if delivered == len(a.waiting()) && !a.wantsSuccess(now) {
+		return a.applyAll(now) // the removal of the file records the same
 	}
 	if err := a.record(ctx, now); err != nil {
 		return err
 	}
-	later = append(later, a.expired(later)...)
-	if len(later) > 0 && a.tell(ctx, kindFailed, later) {
-		if err := a.record(ctx, later); err != nil {
+	failed = append(failed, a.expired(failed)...)
+	if len(failed) > 0 && a.tell(ctx, kindFailed, failed) {
+		if err := a.record(ctx, failed); err != nil {
 			return err
 		}
 	}
-	return a.warn(ctx)
+	if err := a.warn(ctx); err != nil {
+		return err
+	}
+	if a.loose && len(a.waiting()) > 0 {
+		return a.commits.commit(a.file, "", nil)
+	}
+	return nil
 }
 
 // expired gives up what waits too long; the last attempt has just been made.
@@ -246,27 +276,45 @@ func (a *attempt) warn(ctx context.Context) error {
 	return a.record(ctx, []record{r})
 }
 
-// record appends to the file. What is delivered must not be forgotten: if the disk refuses, it is asked again until it
-// does not, or the process ends.
+// record appends to the file. What is done must not be forgotten: if the disk refuses, it is asked again until it does
+// not, or the process ends.
 func (a *attempt) record(ctx context.Context, records []record) error {
 	lines, err := encodeRecords(records)
 	if err != nil || len(lines) == 0 {
 		return err
 	}
-	durable := false
+	done := false
 	for _, r := range records {
-		durable = durable || r.State == Delivered || r.State == Failed
+		done = done || r.State == Delivered || r.State == Failed
 	}
+	err = a.insist(ctx, done, "an outcome cannot be recorded; make room in the spool, or recipients may get the message twice", func() error {
+		return a.append(lines)
+	})
+	if err != nil {
+		return err
+	}
+	a.loose = a.loose || done
+	a.end += int64(len(lines))
+	return a.applyAll(records)
+}
+
+// append writes behind the last whole record, over what a crash may have left there.
+func (a *attempt) append(lines []byte) error {
+	if err := a.disk.truncate(a.file, a.end); err != nil {
+		return err
+	}
+	return a.disk.writeAt(a.file, lines, a.end)
+}
+
+// insist does something to the disk until that works, or ctx ends; only once, if it is not that important.
+func (a *attempt) insist(ctx context.Context, important bool, complaint string, do func() error) error {
 	for complained := false; ; complained = true {
-		if err = a.append(lines, durable); err == nil {
-			break
-		}
-		if !durable {
+		err := do()
+		if err == nil || !important {
 			return err
 		}
 		if !complained {
-			a.Log.Error("an outcome cannot be recorded; make room in the spool, or recipients may get the message twice",
-				"id", a.ID, "path", a.path, "error", err)
+			a.Log.Error(complaint, "id", a.ID, "path", a.path, "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -274,22 +322,6 @@ func (a *attempt) record(ctx context.Context, records []record) error {
 		case <-time.After(time.Second):
 		}
 	}
-	a.end += int64(len(lines))
-	return a.applyAll(records)
-}
-
-// append writes behind the last whole record, over what a crash may have left there.
-func (a *attempt) append(lines []byte, durable bool) error {
-	if err := a.disk.truncate(a.file, a.end); err != nil {
-		return err
-	}
-	if err := a.disk.writeAt(a.file, lines, a.end); err != nil {
-		return err
-	}
-	if durable {
-		return a.commits.commit(a.file, "", nil)
-	}
-	return nil
 }
 
 func (a *attempt) applyAll(records []record) error {
@@ -303,19 +335,11 @@ func (a *attempt) applyAll(records []record) error {
 
 // finish removes the message. Where the disk refuses, it must not be delivered again.
 func (a *attempt) finish(ctx context.Context, counted int64) error {
-	for complained := false; ; complained = true {
-		err := a.disk.remove(a.path)
-		if ignoreMissing(err) == nil {
-			break
-		}
-		if !complained {
-			a.Log.Error("a delivered message cannot be removed from the spool", "path", a.path, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(time.Second):
-		}
+	err := a.insist(ctx, true, "a delivered message cannot be removed from the spool", func() error {
+		return ignoreMissing(a.disk.remove(a.path))
+	})
+	if err != nil {
+		return err
 	}
 	a.gone(a.shelf, counted)
 	return nil

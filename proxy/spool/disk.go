@@ -133,11 +133,13 @@ type freeSpace struct {
 // minFiles is how many inodes stay free on file systems that count them.
 const minFiles = 200
 
-// take says whether size bytes may be written with floor bytes left, and counts them as taken until it asks again.
+// take says whether size bytes may be written with floor bytes left, and counts them as taken until it asks again. It
+// never refuses by what it remembers.
 func (s *freeSpace) take(dir string, floor, size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now := time.Now(); s.at.IsZero() || now.Sub(s.at) > 100*time.Millisecond {
+	now := time.Now()
+	if s.at.IsZero() || now.Sub(s.at) > 100*time.Millisecond || s.bytes-size < floor || s.files <= minFiles {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err != nil {
 			return fmt.Errorf("ask for free space in %s: %w", dir, err)

@@ -34,7 +34,6 @@ func (s *Spool) Run(ctx context.Context) error {
 	defer attempts.Wait()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := s.now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -44,10 +43,10 @@ func (s *Spool) Run(ctx context.Context) error {
 		}
 		now := s.now()
 		s.mu.Lock()
-		if now.Before(last.Add(-time.Minute)) {
+		if now.Before(s.clock.Add(-time.Minute)) {
 			s.clockSetBack()
 		}
-		last = now
+		s.clock = now
 		wait := tick
 		for _, sh := range s.shelves {
 			wait = min(wait, s.launch(ctx, sh, now, &attempts))

@@ -100,6 +100,7 @@ type Spool struct {
 	members  map[Target]*member
 	accepts  sync.WaitGroup
 	running  int
+	clock    time.Time // the wall clock when it was last looked at: before the scan, and then by Run
 	bytes    int64
 	wish     wish
 	counters Counters
@@ -158,6 +159,7 @@ func (s *Spool) open() (err error) {
 	if err := s.openDirs(); err != nil {
 		return fmt.Errorf("open the spool: %w", err)
 	}
+	s.clock = s.now()
 	started := time.Now()
 	if err := s.scan(); err != nil {
 		return fmt.Errorf("read the spool: %w", err)

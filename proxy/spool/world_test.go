@@ -24,6 +24,7 @@ type world struct {
 	tries map[string]int // by host
 	peak  map[string]int
 	now   map[string]int
+	dead  bool          // the process that delivers is: nothing arrives
 	gate  chan struct{} // when set, each delivery waits for it
 }
 
@@ -65,6 +66,7 @@ func (w *world) Deliver(ctx context.Context, to Target, m *Message, rcpts []Reci
 	out := make([]Outcome, len(rcpts))
 	for i, r := range rcpts {
 		switch o, ok := w.say[r.Address]; {
+		case w.dead:
 		case err != nil:
 			out[i] = Outcome{State: Waiting, Reply: err.Error()}
 		case w.down[to.Host]:
