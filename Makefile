@@ -24,8 +24,10 @@ build: ## Build mailmux and hostfailover into bin/.
 
 test: ## Install what the tests need (as root, on Debian) or say what is missing, and run every test.
 	@.ci/deps || { [ -z "$$CI" ] && echo "the tests that need them are skipped"; }
-	$(GO) test $(RACE) -timeout 10m $(UNITS)
-	$(GO) test -count=1 -timeout 15m $(PROGRAMS)
+	@status=0; set -x; \
+	$(GO) test $(RACE) -timeout 10m $(UNITS) || status=1; \
+	$(GO) test -count=1 -timeout 15m $(PROGRAMS) || status=1; \
+	{ exit $$status; } 2>/dev/null
 
 check: ## Check formatting, vet, staticcheck, and the rules of the layout.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
