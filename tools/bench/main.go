@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -37,6 +40,7 @@ func main() {
 	if *quick {
 		r.rounds, r.long, r.accounts = 1, 500*time.Millisecond, 2000
 	}
+	r.accounts = max(r.accounts, 2*usual)
 	r.tests = choose(tests(), *only, func(t *test) string { return t.name })
 	r.peers = choose(peers(), *among, func(p *peer) string { return p.name })
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -154,7 +158,7 @@ func (r *runner) startPeers() {
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: without %s: %v\n", p.name, err)
 			if p.group != nil {
-				p.group.stop()
+				p.group.remove()
 			}
 		}
 		return err != nil
@@ -169,13 +173,13 @@ func (r *runner) stopPeers() {
 	}
 }
 
-// restart gives a peer fresh processes, and warms it up.
+// restart gives a peer fresh processes, which have not grown yet.
 func (r *runner) restart(p *peer) error {
 	p.group.stop()
 	if err := p.start(r.w); err != nil {
 		return fmt.Errorf("start %s again: %w", p.name, err)
 	}
-	return r.warm(p)
+	return nil
 }
 
 // usual is how many accounts log in, again and again, where a test is not about cold caches.
@@ -194,17 +198,46 @@ func (r *runner) warm(p *peer) error {
 	return err
 }
 
-// measure runs each test on one peer after the other, round for round. Each sample is kept as it comes.
+// earlier reads the samples of earlier runs, without those that this one is to measure anew.
+func (r *runner) earlier(path string) error {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	lines := json.NewDecoder(bytes.NewReader(text))
+	for err == nil {
+		s := new(sample)
+		if err = lines.Decode(s); err == nil && !slices.ContainsFunc(r.tests, func(t *test) bool { return t.name == s.Test }) {
+			r.samples = append(r.samples, s)
+		}
+	}
+	if err != io.EOF {
+		return fmt.Errorf("read the samples of earlier runs in %s: %w", path, err)
+	}
+	return nil
+}
+
+// measure runs each test on one peer after the other, round for round. Each sample is kept as it comes; those of tests
+// that do not run now stay.
 func (r *runner) measure(ctx context.Context) error {
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return err
 	}
-	file, err := os.Create(filepath.Join(r.out, "samples.jsonl"))
+	path := filepath.Join(r.out, "samples.jsonl")
+	if err := r.earlier(path); err != nil {
+		return err
+	}
+	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
 	lines := json.NewEncoder(file)
+	for _, s := range r.samples {
+		if err := lines.Encode(s); err != nil {
+			return err
+		}
+	}
 	for _, t := range r.tests {
 		for round := range r.rounds {
 			if t.rounds > 0 && round >= t.rounds {

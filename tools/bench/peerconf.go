@@ -3,7 +3,7 @@ package main
 // The peers' configurations. Words with a dollar sign are filled in. Logging is off or errors only for all.
 
 const mailmuxConf = `hostname: mail.example.com
-directory: {servers: [$LDAP], bind_dn: "$BINDDN", bind_password_file: $SECRET, base: "$BASE"}
+directory: {servers: [$LDAP], bind_dn: "$BINDDN", bind_password_file: $SECRET, base: "$BASE", cache: {ttl: 1h}}
 hosts:
   "$BACK1": {members: ["$BACK1"]}
   "$BACK2": {members: ["$BACK2"]}

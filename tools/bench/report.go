@@ -32,7 +32,7 @@ const noisy = 0.3
 func (r *runner) figures(t *test) []figure {
 	var list []figure
 	var own float64
-	for _, p := range r.peers {
+	for _, p := range peers() {
 		f, ok := r.figure(t, p)
 		if !ok {
 			continue
@@ -95,6 +95,10 @@ func median(list []*sample, field func(*sample) float64) float64 {
 
 // print writes a test's part of the table.
 func (r *runner) print(to io.Writer, t *test) {
+	list := r.figures(t)
+	if len(list) == 0 {
+		return
+	}
 	fmt.Fprintf(to, "\n%s: %s\n", t.name, t.title)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
 	defer w.Flush()
@@ -106,7 +110,7 @@ func (r *runner) print(to io.Writer, t *test) {
 	default:
 		fmt.Fprintf(w, "peer\t%s\tleast–most\tmailmux/peer\tCPU µs\tops/s\tp50 µs\tp99\tp99.9\tgreeting\tlogin\tNOOP\t\n", t.unit)
 	}
-	for _, f := range r.figures(t) {
+	for _, f := range list {
 		ratio, digits := "", 0
 		if f.ratio > 0 {
 			ratio = fmt.Sprintf("%.2f", 1/f.ratio)
@@ -152,19 +156,19 @@ func (r *runner) report() error {
 	fmt.Fprintf(file, "%s, %d processors, %s.\n", time.Now().Format(time.DateOnly), runtime.NumCPU(), kernel())
 	fmt.Fprintf(file, "%d rounds of %s, %d accounts. Medians, with the least and the most. mailmux/peer below 1: mailmux needs less.\n",
 		r.rounds, r.long, r.accounts)
-	for _, p := range r.peers {
+	for _, p := range peers() {
 		if p.note != "" {
 			fmt.Fprintf(file, "%s: %s\n", p.name, p.note)
 		}
 	}
-	for _, t := range r.tests {
+	for _, t := range tests() {
 		r.print(file, t)
 	}
 	figures := filepath.Join(r.out, "figures")
 	if err := os.MkdirAll(figures, 0o755); err != nil {
 		return err
 	}
-	for _, t := range r.tests {
+	for _, t := range tests() {
 		if list := r.figures(t); len(list) > 0 {
 			if err := os.WriteFile(filepath.Join(figures, t.name+".svg"), plot(t, list), 0o644); err != nil {
 				return err

@@ -85,8 +85,8 @@ func relay(client net.Conn, to string) {
 // same cache.
 func runAuth(args []string) error {
 	address, server, base := args[0], args[1], args[2]
-	dir, err := directory.New(directory.Config{Servers: []string{server}, Base: base, BindDN: bindDN, BindPasswordFile: args[3]},
-		slog.New(slog.DiscardHandler), nil)
+	dir, err := directory.New(directory.Config{Servers: []string{server}, Base: base, BindDN: bindDN, BindPasswordFile: args[3],
+		Cache: directory.CacheConfig{TTL: time.Hour}}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,7 @@ func tests() []*test {
 		idle(test{name: "idle-tls-2000", title: "Memory of each of 2,000 idle sessions, TLS", port: portIMAPS, tls: true, size: 2000}),
 		idle(test{name: "idle-tls-9000", title: "Memory of each of 9,000 idle sessions, TLS", port: portIMAPS, tls: true, size: 9000}),
 		{name: "imap-beside-8000", title: "IMAP login in the clear beside 8,000 idle sessions", session: imap, port: portIMAP, size: 8000,
-			unit: "µs CPU", run: beside, clients: 128, rounds: 2, only: []string{"mailmux", "nginx", "dovecot", "haproxy"}},
+			unit: "µs CPU", run: beside, clients: 128, rounds: 1, only: []string{"mailmux", "nginx", "dovecot", "haproxy"}},
 	}
 }
 
