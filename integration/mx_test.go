@@ -231,3 +231,56 @@ func TestMXRealSenders(t *testing.T) {
 		}
 	}
 }
+
+// With a queue mail for a member that is away is taken, kept over a restart of the frontend, and delivered when the member
+// is back; those whose members are there have it at once.
+func TestMXQueuesForMembersThatAreAway(t *testing.T) {
+	w := ownWorld(t)
+	var addr string
+	d := ownDaemon(t, w, func(s *setup) {
+		addr = fmt.Sprintf("%s:%d", s.IP, stage.PortSMTP)
+		s.Listeners = append(s.Listeners, fmt.Sprintf(`{service: smtp, address: "%s"}`, addr))
+		s.Greets = append(s.Greets, addr)
+		s.More = "delivery: {member_timeout: 2s}\nspool: {dir: " + s.Dir + "/spool, first_retry: 200ms, max_retry: 1s, min_free: 1MiB}"
+	})
+	w.Back2.Stop()
+	m := mark(t, "queued")
+	c := carry(t, addr, "EHLO")
+	for i := range 20 {
+		c.expect("MAIL FROM:<someone@example.net>", "250")
+		c.expect("RCPT TO:<ann@example.com>", "250")
+		c.expect("RCPT TO:<bob@example.com>", "250")
+		c.expect("RCPT TO:<nobody@example.com>", "550 5.1.1")
+		c.expect("DATA", "354")
+		c.send(stuffed(letter(fmt.Sprintf("%s-%d.", m, i))))
+		if got := c.reply(); !strings.HasPrefix(got, "250 2.0.0 Queued as ") {
+			t.Fatal(got)
+		}
+	}
+	c.expect("QUIT", "221")
+	if n := len(mailbox(t, w.Back1, "ann@example.com", m)); n != 20 {
+		t.Errorf("ann has %d of 20 messages", n)
+	}
+	d.Kill()
+	if err := d.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Back2.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Back2.Stop)
+	deadline := time.Now().Add(30 * time.Second)
+	for len(mailbox(t, w.Back2, "bob@example.com", m)) < 20 && time.Now().Before(deadline) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	for i := range 20 {
+		for _, box := range []struct {
+			d     *stage.Dovecot
+			login string
+		}{{w.Back1, "ann@example.com"}, {w.Back2, "bob@example.com"}} {
+			if n := len(mailbox(t, box.d, box.login, fmt.Sprintf("The mark is %s-%d.", m, i))); n != 1 {
+				t.Errorf("%s has message %d %d times", box.login, i, n)
+			}
+		}
+	}
+}

@@ -134,6 +134,15 @@ func (srv *Server) Member(r Route, service string, tried *backend.Tried) (*backe
 	return m, nil
 }
 
+// MemberNamed finds a member of a host, nil if it is not in the table any more.
+func (srv *Server) MemberNamed(host, member string) *backend.Member {
+	h, err := srv.state.Load().Hosts.Host(host)
+	if err != nil {
+		return nil
+	}
+	return h.Member(member)
+}
+
 // homeOf is the member that a session is on, nil before its choice.
 func (r *registry) homeOf(rec *Record) *backend.Member {
 	r.mu.Lock()

@@ -34,6 +34,7 @@ type frontend struct {
 	metrics  *admin.Metrics
 	handlers map[string]proxy.Handler
 	delivers *deliver.Deliverer
+	queue    *queue // nil without one
 	engine   *proxy.Server
 	table    *backend.Table
 	started  time.Time
@@ -72,6 +73,10 @@ func newFrontend(cfg *conf.Config, log *slog.Logger, level *slog.LevelVar) (*fro
 		return nil, err
 	}
 	f.current.Store(now)
+	if err := f.openQueue(cfg); err != nil {
+		f.closeParts()
+		return nil, err
+	}
 	if f.table, err = backend.New(cfg.Config, f.options(cfg)); err != nil {
 		f.closeParts()
 		return nil, err
@@ -109,7 +114,8 @@ func (f *frontend) options(cfg *conf.Config) backend.Options {
 	return backend.Options{
 		Logger: f.log, Services: cfg.Services(), Probers: probers(f.handlers), StateFile: cfg.Admin.StateFile(), Source: members{f},
 		// The table is made before the engine, and asks when it dials: later.
-		Self: func(a netip.AddrPort) bool { return f.engine.Self(a) },
+		Self:    func(a netip.AddrPort) bool { return f.engine.Self(a) },
+		Changed: f.wake,
 	}
 }
 
@@ -177,6 +183,9 @@ func (f *frontend) start() error {
 		f.log.Log(f.ended, level, "configuration", "warning", advice)
 	}
 	f.table.Start(f.ended)
+	if f.queue != nil {
+		f.queue.start()
+	}
 	return f.engine.Listen(sockets)
 }
 
@@ -275,6 +284,7 @@ func fixed(old, now *conf.Config) []string {
 		changed bool
 	}{
 		{"admin", old.Admin != now.Admin},
+		{"spool", old.Spool != now.Spool},
 		{"log.format", old.Log.Format != now.Log.Format},
 		{"log.time", old.Log.Time != now.Log.Time},
 	} {
@@ -300,6 +310,9 @@ func (f *frontend) close() {
 }
 
 func (f *frontend) closeParts() {
+	if f.queue != nil {
+		f.queue.close(f.log)
+	}
 	f.end()
 	if f.table != nil {
 		f.table.Close()

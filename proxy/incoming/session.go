@@ -81,7 +81,7 @@ type Session struct {
 	helo     string
 	claim    claim
 	accepted int // recipients
-	refused  int // recipients of all transactions
+	refused  int // recipients, since the last message
 	messages int
 
 	chunks *envelope.Text

@@ -96,6 +96,8 @@ func (s *Session) conclude(last, err error) error {
 		return last
 	case err != nil:
 		return err
+	default:
+		s.refused = 0 // who brings messages does not only guess
 	}
 	s.reset()
 	return nil

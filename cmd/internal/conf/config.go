@@ -15,6 +15,7 @@ import (
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
 	"mailmux/proxy/deliver"
+	"mailmux/proxy/spool"
 )
 
 // DefaultPath is where the configuration is when nobody says.
@@ -40,6 +41,8 @@ type Config struct {
 	Auth proxy.Auth `yaml:"auth"`
 	// Delivery says how messages are taken in by the services lmtp and smtp, and handed to the backends.
 	Delivery deliver.Config `yaml:"delivery"`
+	// Spool is the queue for messages whose backends are away, taken in by the service smtp. Changes take a restart.
+	Spool spool.Config `yaml:"spool"`
 	// Admin is the operator's door. Changes take a restart.
 	Admin admin.Config `yaml:"admin"`
 	// Log says what is logged to the standard error stream.
@@ -129,6 +132,7 @@ func (c *Config) Validate() error {
 	section("limits.", c.Limits.Validate())
 	section("auth.", c.Auth.Validate())
 	section("delivery.", c.Delivery.Validate())
+	section("spool.", c.Spool.Validate())
 	section("admin.", c.Admin.Validate())
 	section("log.", c.Log.Validate())
 	return errors.Join(append(faults, c.together()...)...)
