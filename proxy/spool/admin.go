@@ -92,12 +92,16 @@ type readCloser struct {
 func (s *Spool) Retry(ctx context.Context, f Filter) (r Result, err error) {
 	held := false
 	f.Held = &held
+	forgiven := make(map[string]bool)
 	err = s.each(ctx, f, func(sh *shelf, id string, info *Info) error {
-		s.mu.Lock()
 		for _, p := range info.Recipients {
-			s.forgive(p.Host, false)
+			if !forgiven[p.Host] {
+				forgiven[p.Host] = true
+				s.mu.Lock()
+				s.forgive(p.Host, false)
+				s.mu.Unlock()
+			}
 		}
-		s.mu.Unlock()
 		r.Changed++
 		return s.hasten(sh, id)
 	})

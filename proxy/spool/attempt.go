@@ -28,7 +28,7 @@ type attempt struct {
 // attempt has the claim of a message, and ends it.
 func (s *Spool) attempt(ctx context.Context, sh *shelf, id string, c *claim) {
 	a := &attempt{Spool: s, shelf: sh, path: filepath.Join(sh.path, id+suffix)}
-	next, err := a.run(ctx)
+	next, err := a.run(ctx, id)
 	switch {
 	case errors.Is(err, errUnreadable):
 		s.quarantine(sh, a.path, id, err)
@@ -48,7 +48,7 @@ func (s *Spool) attempt(ctx context.Context, sh *shelf, id string, c *claim) {
 }
 
 // run reads the message, asks where its recipients are, delivers, records, notifies, and removes or reschedules it.
-func (a *attempt) run(ctx context.Context) (next time.Time, err error) {
+func (a *attempt) run(ctx context.Context, id string) (next time.Time, err error) {
 	if a.file, err = os.OpenFile(a.path, os.O_RDWR, 0); err != nil {
 		return time.Time{}, err
 	}
@@ -62,6 +62,9 @@ func (a *attempt) run(ctx context.Context) (next time.Time, err error) {
 	}
 	if a.item, err = readItem(a.file, info.Size()); err != nil {
 		return time.Time{}, err
+	}
+	if a.ID != id { // a copy that somebody made: the paths of two files must not become one
+		return time.Time{}, fmt.Errorf("%w: the file's name is not its id, %s", errUnreadable, a.ID)
 	}
 	a.next = a.now().Add(a.pause(a.now().Sub(a.At)))
 	pending := a.waiting()
@@ -98,9 +101,16 @@ func (a *attempt) deliver(ctx context.Context, pending []int) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	left := len(groups)
+	// From here on other members' outcomes change the recipients: each delivery gets what they are now.
+	message := &Message{ID: a.ID, Envelope: a.envelope(), Arrived: a.At, Size: a.Size, data: a.file, start: a.start}
 	for target, numbers := range groups {
+		rcpts := make([]Recipient, len(numbers))
+		for i, n := range numbers {
+			rcpts[i] = message.Envelope.To[n]
+			rcpts[i].Host = target.Host
+		}
 		wg.Go(func() {
-			outcomes, probe := a.hand(ctx, target, numbers)
+			outcomes, probe := a.hand(ctx, target, message, rcpts)
 			mu.Lock()
 			defer mu.Unlock()
 			if !probe.IsZero() && probe.Before(a.next) {
@@ -143,30 +153,24 @@ func (a *attempt) recordDelivered(ctx context.Context) {
 }
 
 // hand takes the message to one member. Without outcomes it was not tried.
-func (a *attempt) hand(ctx context.Context, target Target, numbers []int) (outcomes []Outcome, probe time.Time) {
-	m, err := a.enter(ctx, target)
+func (s *Spool) hand(ctx context.Context, target Target, message *Message, rcpts []Recipient) (outcomes []Outcome, probe time.Time) {
+	m, err := s.enter(ctx, target)
 	if err != nil {
-		a.Log.Debug("delivery not tried", "id", a.ID, "host", target.Host, "member", target.Member, "error", err)
+		s.Log.Debug("delivery not tried", "id", message.ID, "host", target.Host, "member", target.Member, "error", err)
 		return nil, time.Time{}
-	}
-	message := &Message{ID: a.ID, Envelope: a.envelope(), Arrived: a.At, Size: a.Size, data: a.file, start: a.start}
-	rcpts := make([]Recipient, len(numbers))
-	for i, n := range numbers {
-		rcpts[i] = a.rcpts[n].Recipient
-		rcpts[i].Host = target.Host
 	}
 	bounded, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	outcomes = a.Deliverer.Deliver(bounded, target, message, rcpts)
-	for len(outcomes) < len(numbers) {
+	outcomes = s.Deliverer.Deliver(bounded, target, message, rcpts)
+	for len(outcomes) < len(rcpts) {
 		outcomes = append(outcomes, Outcome{State: Waiting, Reply: "no answer for this recipient", Status: "4.4.2"})
 	}
 	unreachable, reason := true, ""
-	for i := range numbers {
-		unreachable = unreachable && outcomes[i].Unreachable
-		reason = outcomes[i].Reply
+	for _, o := range outcomes[:len(rcpts)] {
+		unreachable = unreachable && o.Unreachable
+		reason = o.Reply
 	}
-	return outcomes, a.leave(target, m, unreachable && ctx.Err() == nil, reason)
+	return outcomes, s.leave(target, m, unreachable && ctx.Err() == nil, clean(reason))
 }
 
 // note takes an outcome into the log, together with others that are alike.
@@ -391,6 +395,6 @@ func (s *Spool) quarantine(sh *shelf, path, id string, why error) {
 	}
 	s.gone(sh, info.Size())
 	s.tally(func(c *Counters) { c.Quarantined++ })
-	s.Log.Error("a queue file is not readable and was moved to quarantine; mend it and import it, or delete it",
+	s.Log.Error("a queue file is not readable and was moved to quarantine; delete it, or mend it and move it back while mailmux is stopped",
 		"path", to, "reason", why)
 }

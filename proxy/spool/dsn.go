@@ -36,6 +36,13 @@ const maxReturned = 1 << 20
 // tell queues a notification for those recipients of the records that want one. It says whether that is done, or was not
 // wanted: only then may the outcome be recorded.
 func (a *attempt) tell(ctx context.Context, k kind, records []record) bool {
+	if a.From == "" { // RFC 5321 section 4.5.5: a notification is never answered
+		if k == kindFailed {
+			a.Log.Info("a message without sender could not be delivered, and is gone", "id", a.ID, "client", a.Client,
+				"to", a.rcpts[records[0].Rcpt[0]].Address, "reply", records[0].Reply)
+		}
+		return true
+	}
 	var wanted []record
 	sum := fnv.New32a()
 	for _, r := range records {
@@ -51,13 +58,6 @@ func (a *attempt) tell(ctx context.Context, k kind, records []record) bool {
 		}
 	}
 	if len(wanted) == 0 {
-		return true
-	}
-	if a.From == "" { // RFC 5321 section 4.5.5: a notification is never answered
-		if k == kindFailed {
-			a.Log.Warn("a message without sender could not be delivered, and is gone", "id", a.ID, "client", a.Client,
-				"to", a.rcpts[wanted[0].Rcpt[0]].Address, "reply", wanted[0].Reply)
-		}
 		return true
 	}
 	id := fmt.Sprintf("%s-%s%08x", a.ID, k.mark, sum.Sum32())

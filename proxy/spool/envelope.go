@@ -123,7 +123,8 @@ const (
 	Failed    State = "failed"
 )
 
-// Message is a queued message at an attempt. It is valid until Deliver returns.
+// Message is a queued message at an attempt. Deliveries to several members share it: it is only read, and valid until
+// Deliver returns.
 type Message struct {
 	ID       string
 	Envelope Envelope // all recipients, also those that are not to be delivered now

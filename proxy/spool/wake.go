@@ -16,8 +16,9 @@ type wish struct {
 // maxAccounts is how many single accounts are looked for; where more have moved, everything is tried.
 const maxAccounts = 10_000
 
-// Wake makes all mail of a host due at once: one of its members is back. It returns at once, and may be called as often
-// as a check succeeds: a host without waiting mail costs nothing.
+// Wake makes all mail of a host due at once: one of its members is back, or its accounts have moved. It returns at once. It
+// is for the moment of the change, not for every check that succeeds: mail that waits for other reasons, such as a full
+// mailbox, is tried, too.
 func (s *Spool) Wake(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
