@@ -161,11 +161,15 @@ func (t *Transaction) Data(text io.Reader) (replies []smtpwire.Reply, sent bool,
 		return nil, false, fmt.Errorf("send the message: %w", err)
 	}
 	replies, err = t.answers(w)
-	if err != nil {
+	switch {
+	case err == nil:
+		t.done()
+	case replies != nil: // those that have an answer keep it
+		t.failed(err)
+	default:
 		t.failed(err)
 		return nil, true, fmt.Errorf("read the answer to the message: %w", err)
 	}
-	t.done()
 	return replies, true, nil
 }
 
@@ -192,7 +196,8 @@ func (t *Transaction) all(reply smtpwire.Reply) []smtpwire.Reply {
 	return list
 }
 
-// answers ends the text and reads what the member says to it.
+// answers ends the text and reads what the member says to it. With an error there may be replies: a member that goes away
+// in the middle of its answers has given some.
 func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 	if t.leg.protocol == "smtp" {
 		said, err := w.CloseWithResponse()
@@ -206,9 +211,10 @@ func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 	}
 	took, err := w.CloseWithLMTPResponse()
 	var refused smtp.LMTPDataError
-	if err != nil && !errors.As(err, &refused) {
+	if errors.As(err, &refused); len(took)+len(refused) == 0 {
 		return nil, err
 	}
+	var broken error
 	replies := make([]smtpwire.Reply, 0, len(t.accepted))
 	for _, address := range t.accepted {
 		if said, ok := took[address]; ok {
@@ -219,12 +225,12 @@ func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 		if said := refused[address]; said != nil {
 			reply, ok = replyOf(said)
 		}
-		if !ok { // it went away in the middle of its answers
-			reply = unanswered
+		if !ok {
+			reply, broken = unanswered, err
 		}
 		replies = append(replies, reply)
 	}
-	return replies, nil
+	return replies, broken
 }
 
 // unanswered is for a recipient whose fate is not known.

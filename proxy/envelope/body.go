@@ -64,7 +64,7 @@ func (b *Body) fits(n int) bool {
 	if want <= b.held {
 		return true
 	}
-	more := max(want, 2*b.held, 4096) - b.held
+	more := max(want, min(2*b.held, b.store.PerBody), 4096) - b.held
 	if b.store.used.Add(more) > b.store.Total {
 		b.store.used.Add(-more)
 		return false

@@ -180,7 +180,7 @@ func path(args []byte, keyword string) (address, parameters string, err error) {
 	address, parameters = rest[1:end], rest[end+1:]
 	if strings.HasPrefix(address, "@") {
 		_, address, _ = strings.Cut(address, ":")
-		if address == "" {
+		if address == "" || address[0] == '@' {
 			return "", "", ErrSyntax
 		}
 	}
