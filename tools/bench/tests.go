@@ -96,35 +96,35 @@ type sample struct {
 	Peer   string  `json:"peer"`
 	Round  int     `json:"round"`
 	Unit   string  `json:"unit"`
-	Value  float64 `json:"value"`            // in the unit
-	Rate   float64 `json:"rate,omitempty"`   // operations, or MB, a second
-	P50    float64 `json:"p50,omitempty"`    // of an operation, µs
-	P99    float64 `json:"p99,omitempty"`    //
-	P999   float64 `json:"p999,omitempty"`   //
-	Greet  float64 `json:"greet,omitempty"`  // to the greeting, µs p50
-	Login  float64 `json:"login,omitempty"`  // from there to the end of the login
-	Noop   float64 `json:"noop,omitempty"`   // a round trip behind it
-	CPU    float64 `json:"cpu,omitempty"`    // µs an operation, where it is not the value
-	Slab   float64 `json:"slab,omitempty"`   // KiB of the kernel's for each session, client's and backend's included
-	Left   float64 `json:"left,omitempty"`   // KiB for each session after its end
-	FDs    float64 `json:"fds,omitempty"`    // descriptors for each session
-	Others float64 `json:"others"`           // CPUs that were busy with something else
-	Ops    int64   `json:"ops"`              //
-	Errors int64   `json:"errors,omitempty"` //
+	Value  float64 `json:"value"`          // in the unit
+	Rate   float64 `json:"rate,omitempty"` // operations, or MB, a second
+	P50    float64 `json:"p50,omitempty"`  // of an operation, µs
+	P99    float64 `json:"p99,omitempty"`
+	P999   float64 `json:"p999,omitempty"`
+	Greet  float64 `json:"greet,omitempty"` // to the greeting, µs p50
+	Login  float64 `json:"login,omitempty"` // from there to the end of the login
+	Noop   float64 `json:"noop,omitempty"`  // a round trip behind it
+	CPU    float64 `json:"cpu,omitempty"`   // µs an operation, where it is not the value
+	Slab   float64 `json:"slab,omitempty"`  // KiB of the kernel's for each session, client's and backend's included
+	Left   float64 `json:"left,omitempty"`  // KiB for each session after its end
+	FDs    float64 `json:"fds,omitempty"`   // descriptors for each session
+	Others float64 `json:"others"`          // CPUs that were busy with something else
+	Ops    int64   `json:"ops"`
+	Errors int64   `json:"errors,omitempty"`
 }
 
 // meter measures a stretch of time.
 type meter struct {
-	r           *runner
-	p           *peer
-	began       time.Time
-	cpu, ours   time.Duration
-	everything_ time.Duration
+	r         *runner
+	p         *peer
+	began     time.Time
+	cpu, ours time.Duration
+	all       time.Duration
 }
 
 func (r *runner) meter(p *peer) *meter {
 	m := &meter{r: r, p: p, began: time.Now()}
-	m.cpu, m.ours, m.everything_ = m.now()
+	m.cpu, m.ours, m.all = m.now()
 	return m
 }
 
@@ -142,7 +142,7 @@ func (m *meter) now() (peer, ours, all time.Duration) {
 func (m *meter) stop(s *sample) (cpu, took time.Duration) {
 	took = time.Since(m.began)
 	peer, ours, all := m.now()
-	s.Others = max(0, ((all-m.everything_)-(ours-m.ours)).Seconds()/took.Seconds())
+	s.Others = max(0, ((all-m.all)-(ours-m.ours)).Seconds()/took.Seconds())
 	return peer - m.cpu, took
 }
 
