@@ -240,6 +240,9 @@ func (a *attempt) settle(ctx context.Context) error {
 	return nil
 }
 
+// statusExpired is the enhanced code of what was given up (RFC 3463 section 3.5).
+const statusExpired = "4.4.7"
+
 // expired gives up what waits too long; the last attempt has just been made.
 func (a *attempt) expired(failed []record) []record {
 	if a.now().Sub(a.At) < a.cfg.MaxAge {
@@ -254,8 +257,8 @@ func (a *attempt) expired(failed []record) []record {
 	var records []record
 	for _, n := range a.waiting() {
 		if p := &a.rcpts[n]; !out[n] {
-			reply := fmt.Sprintf("not delivered within %s; last: %s", a.cfg.MaxAge, p.Reply)
-			records = append(records, record{At: a.now(), Rcpt: []int{n}, State: Failed, Host: p.Host, Member: p.Member, Reply: reply, Status: "4.4.7"})
+			reply := fmt.Sprintf("not delivered within %s; last: %s", a.cfg.MaxAge, public(p.Reply))
+			records = append(records, record{At: a.now(), Rcpt: []int{n}, State: Failed, Host: p.Host, Member: p.Member, Reply: reply, Status: statusExpired})
 			a.Log.Info("delivery given up", "id", a.ID, "from", a.From, "to", p.Address, "host", p.Host, "reply", reply)
 			a.tally(func(c *Counters) { c.Expired++ })
 		}

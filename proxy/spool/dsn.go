@@ -192,14 +192,8 @@ func (a *attempt) composeRecipient(line func(string, ...any), k kind, r record, 
 	}
 	line("Action: %s", action)
 	line("Status: %s", statusFor(k, status))
-	member, reply := r.Member, a.lastReply(n, r)
-	if k == kindDelayed {
-		member = p.Member
-	}
-	if len(reply) > 3 && reply[0] >= '2' && reply[0] <= '5' && (reply[3] == ' ' || reply[3] == '-') {
-		if member != "" {
-			line("Remote-MTA: x-member; %s", member)
-		}
+	reply := a.lastReply(n, r)
+	if isReply(reply) {
 		line("Diagnostic-Code: smtp; %s", reply)
 	} else {
 		line("Diagnostic-Code: x-mailmux; %s", reply)
@@ -212,16 +206,26 @@ func (a *attempt) composeRecipient(line func(string, ...any), k kind, r record, 
 	}
 }
 
-// lastReply is the text of a recipient: of its record, or of its last attempt.
+// lastReply is what the sender is told of a recipient: the reply of its record, or of its last attempt.
 func (a *attempt) lastReply(n int, r record) string {
-	reply := r.Reply
-	if reply == "" {
-		reply = a.rcpts[n].Reply
+	if isReply(r.Reply) || r.Status == statusExpired {
+		return r.Reply
 	}
-	if reply == "" {
-		return "the server is not available"
+	return public(a.rcpts[n].Reply)
+}
+
+// public is what strangers may read: a server's reply. Our own errors name addresses and servers that are nobody's business.
+func public(reply string) string {
+	if isReply(reply) {
+		return reply
 	}
-	return reply
+	return "the recipient's server is not available"
+}
+
+// isReply says whether a text is an SMTP reply, and no error of ours.
+func isReply(text string) bool {
+	return len(text) > 3 && text[0] >= '2' && text[0] <= '5' && text[1] >= '0' && text[1] <= '9' && text[2] >= '0' && text[2] <= '9' &&
+		(text[3] == ' ' || text[3] == '-')
 }
 
 // statusFor is an enhanced code of the right class: 2 for success, 4 for delay; a failure may be either, because what

@@ -217,7 +217,7 @@ func TestNotifications(t *testing.T) {
 		w.homes["ann@example.org"] = "h9"
 		w.homes["full@x"], w.homes["no@x"], w.homes["ok@x"], w.homes["quiet@x"], w.homes["silent@x"] = "h1", "h1", "h1", "h1", "h1"
 		w.say["full@x"] = Outcome{State: Waiting, Reply: "452 4.2.2 full", Status: "4.2.2"}
-		w.say["quiet@x"] = w.say["full@x"]
+		w.say["quiet@x"] = Outcome{State: Waiting, Reply: "dial tcp 10.9.8.7:24: connection refused"}
 		w.say["no@x"] = Outcome{State: Failed, Reply: "552 5.2.3 too\r\nX: long", Status: "5.2.3"}
 		w.say["silent@x"] = w.say["no@x"]
 		r := start(t, testConfig(t.TempDir()), w)
@@ -257,6 +257,9 @@ func TestNotifications(t *testing.T) {
 		got := w.box("ann@example.org")
 		if len(got) != 4 || !strings.Contains(got[3], "full@x\r\nAction: failed\r\nStatus: 4.4.7") || !strings.Contains(got[3], "quiet@x\r\nAction: failed") {
 			t.Errorf("after five days there are %d notifications, want a last one:\n%s", len(got), got[len(got)-1])
+		}
+		if strings.Contains(strings.Join(got, ""), "10.9.8.7") || strings.Contains(strings.Join(got, ""), "h1:24") {
+			t.Errorf("a stranger is told our addresses:\n%s", got[3])
 		}
 		if !r.empty() {
 			t.Errorf("left: %+v", r.Stats())
