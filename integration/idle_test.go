@@ -79,17 +79,16 @@ func TestIdleSessions(t *testing.T) {
 		scripted(t, ip+":10143", idleMember)
 		rows += fmt.Sprintf("  idle%d.example.com: {members: [%s], check: {mode: off}}\n", i, ip)
 	}
-	// The directory's two accounts are enough: the limit by account is high.
-	changeHost := func(login, host string) {
-		if err := w.Slapd.SetHost(t.Context(), login, host); err != nil {
-			t.Fatal(err)
-		}
-	}
-	logins := []string{stage.FakeLogin("dead"), stage.FakeLogin("closing")}
+	// Two accounts are enough: the limit by account is high.
+	logins := []string{"idle0@example.com", "idle1@example.com"}
+	var accounts []stage.Account
 	for i, l := range logins {
-		changeHost(l, fmt.Sprintf("idle%d.example.com", i))
+		accounts = append(accounts, stage.Account{Login: l, Password: stage.FakePassword, Host: fmt.Sprintf("idle%d.example.com", i)})
 	}
-	d := ownDaemon(t, w, func(s *setup) { s.Hosts = rows })
+	d := ownDaemon(t, w, func(s *setup) {
+		s.Hosts = rows
+		s.Servers = "ldif:" + writeLDIF(t, s.Dir, accounts...)
+	})
 	for _, l := range logins { // what the first login builds up stays for good
 		hold(t, d, l, 1, nil)
 	}

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
 	"fmt"
@@ -185,7 +186,13 @@ func seed(home, host, login string) error {
 		}
 	}
 	text := fmt.Sprintf("From: postmaster@example.com\r\nTo: %s\r\nSubject: welcome to %s\r\n\r\nThis mailbox is on %s.\r\n", login, host, host)
-	return os.WriteFile(filepath.Join(home, "Maildir", "new", "1000000000.M1P1.seed"), []byte(text), 0o644)
+	if err := os.WriteFile(filepath.Join(home, "Maildir", "new", "1000000000.M1P1.seed"), []byte(text), 0o644); err != nil {
+		return err
+	}
+	// With its UID written down it stays the first one, whatever is delivered before anybody opens the mailbox.
+	id := sha256.Sum256([]byte(home))
+	list := fmt.Sprintf("3 V1000000000 N2 G%x\n1 :1000000000.M1P1.seed\n", id[:16])
+	return os.WriteFile(filepath.Join(home, "Maildir", "dovecot-uidlist"), []byte(list), 0o644)
 }
 
 func chownAll(root string, uid, gid int) error {
