@@ -233,7 +233,7 @@ func TestPipelining(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		inOrder(t, all, "+OK", "\r\n.\r\n", "+OK", "+OK", "+OK 1 ", "welcome to back2", "\r\n.\r\n", "+OK")
+		inOrder(t, all, "+OK", "\r\n.\r\n", "+OK", "+OK", "+OK ", "welcome to back2", "\r\n.\r\n", "+OK")
 	})
 	t.Run("submission", func(t *testing.T) {
 		c := d.dial(t, talk.Submission, talk.Implicit)

@@ -141,26 +141,20 @@ func TestNothingMovesUnfenced(t *testing.T) {
 
 func TestOneTakeoverAtATime(t *testing.T) {
 	s := newSite(t)
-	gate := s.path("gate")
-	if out, err := exec.Command("mkfifo", gate).CombinedOutput(); err != nil {
+	says, gate := s.path("says"), s.path("gate")
+	if out, err := exec.Command("mkfifo", says, gate).CombinedOutput(); err != nil {
 		t.Fatalf("mkfifo: %v\n%s", err, out)
 	}
-	s.settings("echo fencing >"+gate+"; read x <"+gate, "true")
+	s.settings("echo fencing >"+says+"; read x <"+gate, "true")
 	first := make(chan int)
 	go func() { code, _ := s.run("back1.example.com", "back2.example.com"); first <- code }()
-	f, err := os.OpenFile(gate, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	line := make([]byte, 8)
-	if _, err := f.Read(line); err != nil || string(line) != "fencing\n" { // the first one holds the lock
-		t.Fatalf("%q, %v", line, err)
+	if said, err := os.ReadFile(says); err != nil || string(said) != "fencing\n" { // the first one holds the lock
+		t.Fatalf("%q, %v", said, err)
 	}
 	if code, out := s.run("back1.example.com", "back2.example.com"); code != 1 || !strings.Contains(out, "under way") {
 		t.Errorf("the second one: exit %d\n%s", code, out)
 	}
-	if _, err := f.WriteString("go on\n"); err != nil {
+	if err := os.WriteFile(gate, []byte("go on\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if code := <-first; code != 0 {
