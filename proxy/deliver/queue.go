@@ -38,8 +38,8 @@ var (
 
 // Route looks a recipient up past the cache, so that a queued message follows its account. When the directory is away,
 // what is remembered has to do.
-func (q *Queued) Route(ctx context.Context, address string) (spool.Target, error) {
-	server := q.Server()
+func (q *Queued) Route(ctx context.Context, to *spool.Recipient) (spool.Target, error) {
+	server, address := q.Server(), to.Address
 	route, err := server.Recipient(ctx, address, true)
 	if err != nil && errors.Is(err, directory.ErrUnavailable) {
 		route, err = server.Recipient(ctx, address, false)

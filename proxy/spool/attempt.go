@@ -85,7 +85,7 @@ func (a *attempt) run(ctx context.Context, id string) (next time.Time, err error
 func (a *attempt) deliver(ctx context.Context, pending []int) {
 	groups := make(map[Target][]int)
 	for _, n := range pending {
-		target, err := a.Router.Route(ctx, a.rcpts[n].Address)
+		target, err := a.Router.Route(ctx, &a.rcpts[n].Recipient)
 		var permanent *PermanentError
 		switch {
 		case err == nil:
@@ -177,6 +177,9 @@ func (s *Spool) hand(ctx context.Context, target Target, message *Message, rcpts
 func (a *attempt) note(n int, t Target, o Outcome) {
 	if o.State == "" {
 		o.State = Waiting
+	}
+	if o.Member != "" {
+		t.Member = o.Member
 	}
 	r := record{At: a.now(), Rcpt: []int{n}, State: o.State, Host: t.Host, Member: t.Member, Reply: clean(o.Reply),
 		Status: clean(o.Status), Action: o.Action}

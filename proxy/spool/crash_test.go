@@ -135,8 +135,8 @@ const (
 // boxes are mailboxes on disk: a line in a file for each message.
 type boxes struct{ dir string }
 
-func (b boxes) Route(_ context.Context, address string) (Target, error) {
-	return Target{Host: address[:1], Member: address[:1] + ":24"}, nil
+func (b boxes) Route(_ context.Context, r *Recipient) (Target, error) {
+	return Target{Host: r.Address[:1], Member: r.Address[:1] + ":24"}, nil
 }
 
 func (b boxes) Deliver(_ context.Context, _ Target, m *Message, rcpts []Recipient) []Outcome {

@@ -76,7 +76,7 @@ func (a *attempt) tell(ctx context.Context, k kind, records []record) bool {
 }
 
 func (a *attempt) queueNotification(ctx context.Context, id string, k kind, records []record) error {
-	e := &Envelope{To: []Recipient{{Address: a.From, Notify: Notify{NotifyNever}}}, Body: "8BITMIME", SMTPUTF8: a.SMTPUTF8, Client: "notification"}
+	e := &Envelope{To: []Recipient{{Address: a.From, Notify: Notify{NotifyNever}, Relay: true}}, Body: a.Body, SMTPUTF8: a.SMTPUTF8, Client: "notification"}
 	head, tail := a.compose(id, k, records)
 	returned := io.Reader(io.NewSectionReader(a.file, a.start, a.Size))
 	if k != kindFailed || a.Ret != ReturnFull || a.Size > maxReturned {

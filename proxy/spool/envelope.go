@@ -57,6 +57,9 @@ type Recipient struct {
 	ORcpt string `json:"orcpt,omitempty"`
 	// Notify is the sender's wish for notifications.
 	Notify Notify `json:"notify,omitempty"`
+	// Relay is set when the mail may leave for another site, should nobody here have the address: it comes from a backend,
+	// or is a notification of ours. Mail from strangers never has it.
+	Relay bool `json:"relay,omitempty"`
 }
 
 // Envelope is what MAIL and RCPT said, and where the message came from.

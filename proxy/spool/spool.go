@@ -19,10 +19,10 @@ type Target struct {
 // Router says where mail goes. It is asked for every recipient at every attempt, so that a queued message follows its
 // account. It may be called from many goroutines at once.
 type Router interface {
-	// Route finds the target of an address. An error is temporary, and its text is recorded, unless it is or wraps a
+	// Route finds the target of a recipient. An error is temporary, and its text is recorded, unless it is or wraps a
 	// *PermanentError, which fails the recipient. With a temporary error the Host may still be set: the home host, if
 	// that is known and no member of it is in service.
-	Route(ctx context.Context, address string) (Target, error)
+	Route(ctx context.Context, to *Recipient) (Target, error)
 }
 
 // PermanentError fails a recipient: there is no such user, or the account is disabled.
@@ -64,6 +64,8 @@ type Outcome struct {
 	Unreachable bool
 	// Action is what a notification of success says.
 	Action Action
+	// Member is who answered, if that is not the target's member.
+	Member string
 }
 
 // Services are what a spool works with.

@@ -70,7 +70,7 @@ func TestEnvelopeSurvives(t *testing.T) {
 	}
 	for _, bad := range []*Envelope{{From: "a@x"}, to(""), to("a\r\n@x"), to("a\xff@x"), to(strings.Repeat("a", maxText+1))} {
 		if _, err := r.Accept(t.Context(), bad, strings.NewReader(text)); !errors.Is(err, ErrEnvelope) {
-			t.Errorf("%.40q: %v, want ErrEnvelope", bad.To, err)
+			t.Errorf("%.200v: %v, want ErrEnvelope", bad.To, err)
 		}
 	}
 	broken := io.MultiReader(strings.NewReader(text), errReader{})

@@ -33,10 +33,10 @@ func newWorld() *world {
 		tries: map[string]int{}, peak: map[string]int{}, now: map[string]int{}}
 }
 
-func (w *world) Route(_ context.Context, address string) (Target, error) {
+func (w *world) Route(_ context.Context, r *Recipient) (Target, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	host, ok := w.homes[address]
+	host, ok := w.homes[r.Address]
 	if !ok {
 		return Target{}, fmt.Errorf("look up: %w", &PermanentError{Status: "5.1.1", Reply: "550 5.1.1 no such user"})
 	}
