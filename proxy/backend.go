@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"time"
 
 	"mailmux/directory"
 	"mailmux/proxy/auth"
@@ -31,7 +32,8 @@ type Backend struct {
 	stated  bool // the credentials were asked for, and are on their way
 }
 
-// dial connects to a member, with the PROXY header and TLS if it wants them from the start.
+// dial connects to a member, with the PROXY header and TLS if it wants them from the start. A member that accepts and then
+// says nothing gets a part of the time only, if there is another one to try.
 func (s *Session) dial(ctx context.Context, m *backend.Member, account *directory.Account, creds *auth.Credentials) (*Backend, error) {
 	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), ServerName: s.identity.Name}
 	b := &Backend{Account: *account, session: s, member: m, creds: creds}
@@ -48,8 +50,25 @@ func (s *Session) dial(ctx context.Context, m *backend.Member, account *director
 		}
 		b.nc = splice.NewSock(nc)
 	}
+	if err := b.meet(ctx); err != nil {
+		m.Failed(s.Service(), err)
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// meet makes a connection a conversation: TLS if it is there from the start, and where the host has another member to
+// try, the first word within that member's time.
+func (b *Backend) meet(ctx context.Context) error {
+	s, m := b.session, b.member
 	deadline, _ := ctx.Deadline()
-	b.nc.SetDeadline(deadline)
+	first := deadline
+	patience, hasty := m.GreetingTimeout(s.Service())
+	if at := time.Now().Add(patience); hasty && at.Before(first) {
+		first = at
+	}
+	b.nc.SetDeadline(first)
 	b.mode, b.config = m.TLS(s.Service())
 	if m.Login() == backend.Master {
 		b.master = masterOf(m)
@@ -57,9 +76,7 @@ func (s *Session) dial(ctx context.Context, m *backend.Member, account *director
 	var top net.Conn = b.nc
 	if b.mode == backend.Implicit {
 		if err := b.handshake(); err != nil {
-			m.Failed(s.Service(), err)
-			b.close()
-			return nil, err
+			return err
 		}
 		top = b.tls
 	}
@@ -70,7 +87,14 @@ func (s *Session) dial(ctx context.Context, m *backend.Member, account *director
 	if sock, ok := b.nc.(*splice.Sock); ok {
 		b.Conn.OnSent(sock.QuickAck)
 	}
-	return b, nil
+	if !hasty {
+		return nil
+	}
+	if err := b.Conn.Await(); err != nil {
+		return fmt.Errorf("greeting of the member: %w", err)
+	}
+	b.nc.SetDeadline(deadline)
+	return nil
 }
 
 func (s *Session) tlsState() *tls.ConnectionState {

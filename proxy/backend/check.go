@@ -110,10 +110,8 @@ func (m *Member) check(parent context.Context, i int, e *effective) error {
 	}
 	ended := context.AfterFunc(parent, func() { conn.Close() }) // the deadline ends it otherwise
 	defer ended()
-	p := Probe{Service: services[i].name, Host: m.host, Member: m.name, Mode: e.modes[i], User: e.Check.User, Password: e.password}
-	if p.Mode != Off {
-		p.TLS = e.tls
-	}
+	p := Probe{Service: services[i].name, Host: m.host, Member: m.name, User: e.Check.User, Password: e.password}
+	p.Mode, p.TLS = m.tls(e, i)
 	under := conn
 	if p.Mode == Implicit {
 		encrypted := tls.Client(conn, e.tls)

@@ -23,6 +23,9 @@ type Defaults struct {
 	// ChecksPerSecond bounds the rate of all checks: 1000 when absent. A table whose members times services would need
 	// more is checked less often than check.interval says; status shows the interval that is reached.
 	ChecksPerSecond int `yaml:"checks_per_second"`
+	// DNSServers are asked for members' names and SRV records in place of the system's resolver, one after the other until
+	// one answers: "10.0.0.53", "127.0.0.1:8600".
+	DNSServers []string `yaml:"dns_servers"`
 }
 
 // HostConfig is one row: a name and its members. What it does not set is taken from the section backend.
@@ -87,6 +90,10 @@ type Settings struct {
 	// 4190, lmtp 24, smtp 25; with implicit TLS imap 993, pop3 995, submission 465.
 	Ports map[string]int `yaml:"ports"`
 
+	// Local is this machine's own backend, for members whose address is that of our own listener: there every server is
+	// frontend and backend, and the host table names the frontends. Dialing ourselves is refused as a loop without it.
+	Local LocalConfig `yaml:"local"`
+
 	// TLS is off (the default), starttls or implicit.
 	TLS string `yaml:"tls"`
 	// TLSServices is TLS for single services where it differs: {lmtp: off}.
@@ -115,6 +122,9 @@ type Settings struct {
 
 	// ConnectTimeout bounds the connect to one address of a member: 5s when absent.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
+	// GreetingTimeout bounds the time from the connect to the first word of a member, where the host has another one that
+	// can be tried instead: 3s when absent. The only member of a host is waited for as long as limits.hand_over_timeout says.
+	GreetingTimeout time.Duration `yaml:"greeting_timeout"`
 	// SourceAddresses are the local addresses to connect from, in turn: the system chooses when absent. One address has
 	// some 28,000 ports to one port of a member.
 	SourceAddresses []netip.Addr `yaml:"source_addresses"`
@@ -126,6 +136,16 @@ type Settings struct {
 	Breaker BreakerConfig `yaml:"breaker"`
 	// Check says how members are checked.
 	Check CheckConfig `yaml:"check"`
+}
+
+// LocalConfig is the backend behind our own listeners.
+type LocalConfig struct {
+	// Address is its IP address: that of the member when absent.
+	Address string `yaml:"address"`
+	// Ports are the ports of its services. A service that is not listed here is refused as a loop.
+	Ports map[string]int `yaml:"ports"`
+	// TLS is off (the default), starttls or implicit, and stands in place of tls and tls_services.
+	TLS string `yaml:"tls"`
 }
 
 // MasterConfig is the user that logs in for accounts whose password was checked here.
@@ -182,14 +202,16 @@ type CheckConfig struct {
 // builtin is what holds when the configuration is silent.
 func builtin() Settings {
 	return Settings{
-		TLS:            "off",
-		Login:          "forward",
-		Master:         MasterConfig{Format: "authzid", Separator: "*"},
-		Identity:       "auto",
-		ProxyProtocol:  "off",
-		ConnectTimeout: 5 * time.Second,
-		MaxConnecting:  64,
-		Breaker:        BreakerConfig{Failures: 3, Hold: time.Second, MaxHold: 30 * time.Second},
+		TLS:             "off",
+		Local:           LocalConfig{TLS: "off"},
+		Login:           "forward",
+		Master:          MasterConfig{Format: "authzid", Separator: "*"},
+		Identity:        "auto",
+		ProxyProtocol:   "off",
+		ConnectTimeout:  5 * time.Second,
+		GreetingTimeout: 3 * time.Second,
+		MaxConnecting:   64,
+		Breaker:         BreakerConfig{Failures: 3, Hold: time.Second, MaxHold: 30 * time.Second},
 		Check: CheckConfig{
 			Mode:      "on",
 			Interval:  2 * time.Second,
@@ -218,6 +240,9 @@ func (s Settings) under(base Settings) Settings {
 		// A nearer word on TLS as a whole stands before a farther one on single services.
 		out.TLSServices = s.TLSServices
 	}
+	or(&out.Local.Address, base.Local.Address)
+	or(&out.Local.TLS, base.Local.TLS)
+	out.Local.Ports = mergeMaps(base.Local.Ports, s.Local.Ports)
 	or(&out.TLS, base.TLS)
 	or(&out.TLSServerName, base.TLSServerName)
 	or(&out.TLSCAFile, base.TLSCAFile)
@@ -232,6 +257,7 @@ func (s Settings) under(base Settings) Settings {
 	or(&out.Identity, base.Identity)
 	or(&out.ProxyProtocol, base.ProxyProtocol)
 	or(&out.ConnectTimeout, base.ConnectTimeout)
+	or(&out.GreetingTimeout, base.GreetingTimeout)
 	if len(s.SourceAddresses) == 0 {
 		out.SourceAddresses = base.SourceAddresses
 	}

@@ -48,7 +48,7 @@ func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*net.TCP
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", m, err)
 	}
-	conn, err := m.connect(ctx, e, e.ports[i])
+	conn, err := m.connect(ctx, e, e.ports[i], e.local.ports[i])
 	turn.release()
 	if err == nil {
 		if err = writeHeader(conn, e, d); err == nil {
@@ -103,10 +103,11 @@ func (m *Member) turn(ctx context.Context, i int) (*turns, error) {
 	return t, nil
 }
 
-// connect tries the member's addresses, one after the other.
-func (m *Member) connect(ctx context.Context, e *effective, port uint16) (*net.TCPConn, error) {
+// connect tries the member's addresses, one after the other. Where one is that of our own listener, the backend behind it
+// is at the port local, or nowhere if that is 0.
+func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) (*net.TCPConn, error) {
 	if e.address.name == "" {
-		return m.connectTo(ctx, e, netip.AddrPortFrom(e.address.ip, port))
+		return m.connectTo(ctx, e, netip.AddrPortFrom(e.address.ip, port), local)
 	}
 	addrs, err := m.lookup(ctx, e.address.name)
 	if err != nil {
@@ -114,7 +115,7 @@ func (m *Member) connect(ctx context.Context, e *effective, port uint16) (*net.T
 	}
 	var errs []error
 	for _, a := range addrs {
-		conn, err := m.connectTo(ctx, e, netip.AddrPortFrom(a, port))
+		conn, err := m.connectTo(ctx, e, netip.AddrPortFrom(a, port), local)
 		if err == nil {
 			if len(addrs) > 1 {
 				m.resolved.answered(a)
@@ -131,9 +132,14 @@ func (m *Member) connect(ctx context.Context, e *effective, port uint16) (*net.T
 
 // connectTo connects to one address. It costs the system calls of the socket and its options, and no goroutine or timer
 // of its own.
-func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort) (*net.TCPConn, error) {
-	if self := m.table.options.Self; self != nil && self(to) {
-		return nil, fmt.Errorf("%w: %s", ErrLoop, to)
+func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort, local uint16) (*net.TCPConn, error) {
+	if m.table.self(to) {
+		if local == 0 {
+			return nil, fmt.Errorf("%w: %s", ErrLoop, to)
+		}
+		if to = e.local.behind(to, local); m.table.self(to) {
+			return nil, fmt.Errorf("%w: %s, which is to be the backend behind it", ErrLoop, to)
+		}
 	}
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: -1},
@@ -156,6 +162,37 @@ func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort)
 		return nil, err
 	}
 	return conn.(*net.TCPConn), nil
+}
+
+// self says whether an address is that of our own listener.
+func (t *Table) self(a netip.AddrPort) bool {
+	return t.options.Self != nil && t.options.Self(a)
+}
+
+// behind is where the backend behind our own listener is.
+func (l *local) behind(own netip.AddrPort, port uint16) netip.AddrPort {
+	if l.ip.IsValid() {
+		return netip.AddrPortFrom(l.ip, port)
+	}
+	return netip.AddrPortFrom(own.Addr(), port)
+}
+
+// home is the address of the backend behind our own listener, if the member's address is that of the listener. Members
+// that are not to be such ones cost nothing here.
+func (m *Member) home(e *effective, i int) (netip.AddrPort, bool) {
+	if e.local.ports[i] == 0 {
+		return netip.AddrPort{}, false
+	}
+	addrs := []netip.Addr{e.address.ip}
+	if e.address.name != "" {
+		addrs = m.resolved.last()
+	}
+	for _, a := range addrs {
+		if own := netip.AddrPortFrom(a, e.ports[i]); m.table.self(own) {
+			return e.local.behind(own, e.local.ports[i]), true
+		}
+	}
+	return netip.AddrPort{}, false
 }
 
 // sooner is ctx with a deadline that the dialer puts on the socket. A context.WithTimeout would cost a timer and its
@@ -210,7 +247,7 @@ func controlBound(ctx context.Context, network, addr string, c syscall.RawConn) 
 // reachMember connects for a check. It takes no turn: one check of a member runs at a time.
 func reachMember(ctx context.Context, m *Member, service int) (net.Conn, error) {
 	e := m.settings.Load()
-	conn, err := m.connect(ctx, e, e.ports[service])
+	conn, err := m.connect(ctx, e, e.ports[service], e.local.ports[service])
 	if err != nil {
 		return nil, err
 	}

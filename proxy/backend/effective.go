@@ -22,6 +22,7 @@ type effective struct {
 	ports    [numServices]uint16
 	modes    [numServices]Mode
 	tls      *tls.Config // nil when no service has TLS
+	local    local
 	login    LoginMode
 	master   Credentials
 	proxy    byte // version of the PROXY header, 0 for none
@@ -29,6 +30,13 @@ type effective struct {
 	source6  []netip.Addr
 	next     atomic.Uint64 // source address, in turn
 	password string        // of the check's user
+}
+
+// local is the backend behind our own listeners, in place of a member's address that is one of them.
+type local struct {
+	ip    netip.Addr // the zero Addr for the member's own
+	ports [numServices]uint16
+	mode  Mode
 }
 
 // spec is one member as the configuration or a source lists it.
@@ -57,6 +65,9 @@ func (f *files) compile(host string, s spec) (*effective, error) {
 		e.modes[i] = mode
 		e.ports[i] = s.port(service.name, mode, i)
 	}
+	if err := e.compileLocal(); err != nil {
+		return nil, err
+	}
 	e.proxy = map[string]byte{"v1": 1, "v2": 2}[s.settings.ProxyProtocol]
 	for _, a := range s.settings.SourceAddresses {
 		if a = a.Unmap(); a.Is4() {
@@ -66,6 +77,20 @@ func (f *files) compile(host string, s spec) (*effective, error) {
 		}
 	}
 	return e, errors.Join(f.secrets(e), f.tlsConfig(host, e))
+}
+
+func (e *effective) compileLocal() (err error) {
+	l := e.Settings.Local
+	for i, service := range services {
+		e.local.ports[i] = uint16(l.Ports[service.name])
+	}
+	if l.Address != "" {
+		if e.local.ip, err = netip.ParseAddr(l.Address); err != nil {
+			return err
+		}
+	}
+	e.local.mode, err = parseMode(l.TLS)
+	return err
 }
 
 // port is the service's port on the member: from the source, the member's ports, its address, the ports of the levels
@@ -155,7 +180,7 @@ func (f *files) secrets(e *effective) error {
 // tlsConfig makes the member's TLS configuration. The certificate is verified against one name that the configuration
 // gives, never against an address from the DNS.
 func (f *files) tlsConfig(host string, e *effective) error {
-	if e.modes == [numServices]Mode{} {
+	if e.modes == [numServices]Mode{} && e.local.mode == Off {
 		return nil
 	}
 	name := e.TLSServerName

@@ -120,13 +120,21 @@ func (m *Member) Host() string { return m.host }
 // String is "host/member", the form that Withdraw and Ready take.
 func (m *Member) String() string { return m.host + "/" + m.name }
 
-// Address is where the service is reached: "address:port", with the name if the address is one.
+// Address is where the service is reached: "address:port", with the name if the address is one. For a member that is
+// our own listener it is the backend behind it.
 func (m *Member) Address(service string) string {
 	i, ok := serviceIndex(service)
 	if !ok {
 		return ""
 	}
-	e := m.settings.Load()
+	return m.at(m.settings.Load(), i)
+}
+
+// at is Address.
+func (m *Member) at(e *effective, i int) string {
+	if home, ok := m.home(e, i); ok {
+		return home.String()
+	}
 	return e.address.at(e.ports[i])
 }
 
@@ -137,11 +145,33 @@ func (m *Member) TLS(service string) (Mode, *tls.Config) {
 	if !ok {
 		return Off, nil
 	}
-	e := m.settings.Load()
-	if e.modes[i] == Off {
+	return m.tls(m.settings.Load(), i)
+}
+
+func (m *Member) tls(e *effective, i int) (Mode, *tls.Config) {
+	mode := e.modes[i]
+	if _, local := m.home(e, i); local {
+		mode = e.local.mode
+	}
+	if mode == Off {
 		return Off, nil
 	}
-	return e.modes[i], e.tls
+	return mode, e.tls
+}
+
+// GreetingTimeout is how long a session may wait for the member's first word before it tries another one. ok is false
+// where no other member of the host takes sessions of the service: then patience is better than nothing.
+func (m *Member) GreetingTimeout(service string) (d time.Duration, ok bool) {
+	h := (*m.table.hosts.Load())[m.host]
+	if h == nil {
+		return 0, false
+	}
+	for _, s := range h.row.Load().seats {
+		if s.member != m && s.weight > 0 && s.member.Available(service) {
+			return m.settings.Load().GreetingTimeout, true
+		}
+	}
+	return 0, false
 }
 
 // Login says how sessions log in.

@@ -59,7 +59,7 @@ func (m *Member) resolve(ctx context.Context, name string) ([]netip.Addr, error)
 	r.pending = done
 	r.mu.Unlock()
 	ask, cancel := context.WithTimeout(ctx, resolveTimeout)
-	addrs, err := m.table.options.Resolver.LookupNetIP(ask, "ip", name)
+	addrs, err := (*m.table.resolver.Load()).LookupNetIP(ask, "ip", name)
 	cancel()
 	r.mu.Lock()
 	r.pending = nil
@@ -94,6 +94,13 @@ func (r *resolved) known(err error) ([]netip.Addr, error) {
 		return r.addrs, nil
 	}
 	return slices.Concat([]netip.Addr{r.good}, r.addrs[:at], r.addrs[at+1:]), nil
+}
+
+// last are the addresses that are known, without asking.
+func (r *resolved) last() []netip.Addr {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.addrs
 }
 
 // answered remembers the address to try first.

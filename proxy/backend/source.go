@@ -228,7 +228,7 @@ func (s *source) ask(ctx context.Context) ([]listing, error) {
 }
 
 func (s *source) askDNS(ctx context.Context) ([]listing, error) {
-	addrs, err := s.table.options.Resolver.LookupNetIP(ctx, "ip", s.line.DNS)
+	addrs, err := (*s.table.resolver.Load()).LookupNetIP(ctx, "ip", s.line.DNS)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (s *source) askSRV(ctx context.Context) ([]listing, error) {
 		if q.label == "" {
 			proto = ""
 		}
-		_, records, err := s.table.options.Resolver.LookupSRV(ctx, q.label, proto, q.name)
+		_, records, err := (*s.table.resolver.Load()).LookupSRV(ctx, q.label, proto, q.name)
 		if notFound := (*net.DNSError)(nil); errors.As(err, &notFound) && notFound.IsNotFound {
 			continue // no record for this service
 		}

@@ -126,7 +126,7 @@ func (m *Member) service(i int, state uint64, e *effective, now time.Time) Servi
 	h := &m.health[i]
 	s := ServiceStatus{
 		Service:   services[i].name,
-		Address:   e.address.at(e.ports[i]),
+		Address:   m.at(e, i),
 		State:     "unchecked",
 		Since:     h.since,
 		Why:       h.why,

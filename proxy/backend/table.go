@@ -23,6 +23,7 @@ type Table struct {
 	hosts      atomic.Pointer[map[string]*Host]
 	generation atomic.Uint64 // of what Learn was told
 	seen       [numServices]atomic.Pointer[seen]
+	resolver   atomic.Pointer[Resolver]
 
 	mu     sync.Mutex // one change of the table at a time
 	config Config
@@ -46,7 +47,7 @@ type Options struct {
 	Probers map[string]Prober
 	// Self says whether an address is that of a listener of this process; dialing it is ErrLoop.
 	Self func(netip.AddrPort) bool
-	// Resolver looks names up: the system's when nil.
+	// Resolver looks names up where backend.dns_servers names no servers: the system's when nil.
 	Resolver Resolver
 	// Source reads members from the directory.
 	Source Source
@@ -193,11 +194,21 @@ func (t *Table) Update(cfg Config) error {
 		return err
 	}
 	t.mu.Lock()
+	resolver := t.options.Resolver
+	if len(cfg.Backend.DNSServers) > 0 {
+		servers, err := newDNSServers(cfg.Backend.DNSServers)
+		if err != nil {
+			t.mu.Unlock()
+			return err
+		}
+		resolver = servers
+	}
 	plans, err := t.plan(cfg)
 	if err != nil {
 		t.mu.Unlock()
 		return err
 	}
+	t.resolver.Store(&resolver)
 	old := *t.hosts.Load()
 	hosts := make(map[string]*Host, len(plans))
 	var left []*Member

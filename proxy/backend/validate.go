@@ -43,6 +43,11 @@ func (d Defaults) validate(key string) []error {
 	if d.TLSServerName != "" {
 		errs = append(errs, fmt.Errorf("%s.tls_server_name: belongs to one host or member, each has a name of its own", key))
 	}
+	for i, server := range d.DNSServers {
+		if _, err := parseServer(server); err != nil {
+			errs = append(errs, fmt.Errorf("%s.dns_servers[%d]: %w", key, i, err))
+		}
+	}
 	return append(errs, notNegative(key+".max_checks", d.MaxChecks), notNegative(key+".checks_per_second", d.ChecksPerSecond))
 }
 
@@ -114,14 +119,7 @@ func (m MemberConfig) validate(key string) []error {
 
 // validate looks at each value alone.
 func (s Settings) validate(key string) []error {
-	var errs []error
-	for _, service := range slices.Sorted(maps.Keys(s.Ports)) {
-		port := s.Ports[service]
-		if _, ok := serviceIndex(service); !ok {
-			errs = append(errs, fmt.Errorf("%s.ports.%s: no such service, there are %s", key, service, serviceNames()))
-		}
-		errs = append(errs, badPort(fmt.Sprintf("%s.ports.%s", key, service), port))
-	}
+	errs := append(badPorts(key+".ports", s.Ports), s.Local.validate(key+".local")...)
 	if s.TLS != "" {
 		errs = append(errs, badMode(key+".tls", s.TLS))
 	}
@@ -141,6 +139,7 @@ func (s Settings) validate(key string) []error {
 		oneOf(key+".proxy_protocol", s.ProxyProtocol, "off", "v1", "v2"),
 		oneOf(key+".check.mode", s.Check.Mode, "on", "off"),
 		notNegative(key+".connect_timeout", s.ConnectTimeout),
+		notNegative(key+".greeting_timeout", s.GreetingTimeout),
 		notNegative(key+".max_connecting", s.MaxConnecting),
 		notNegative(key+".breaker.failures", s.Breaker.Failures),
 		notNegative(key+".breaker.hold", s.Breaker.Hold),
@@ -156,6 +155,19 @@ func (s Settings) validate(key string) []error {
 	}
 	if (s.TLSCertFile == "") != (s.TLSKeyFile == "") {
 		errs = append(errs, fmt.Errorf("%s.tls_cert_file: a certificate and its tls_key_file are given together", key))
+	}
+	return errs
+}
+
+func (l LocalConfig) validate(key string) []error {
+	errs := badPorts(key+".ports", l.Ports)
+	if l.Address != "" {
+		if a, err := parseAddress(l.Address); err != nil || a.name != "" || a.port != 0 {
+			errs = append(errs, fmt.Errorf("%s.address: must be an IP address, got %q; the ports go into ports", key, l.Address))
+		}
+	}
+	if l.TLS != "" {
+		errs = append(errs, badMode(key+".tls", l.TLS))
 	}
 	return errs
 }
@@ -223,6 +235,17 @@ func badPort(key string, port int) error {
 		return nil
 	}
 	return fmt.Errorf("%s: must be a port from 1 to 65535, got %d", key, port)
+}
+
+// badPorts looks at a map of services' ports.
+func badPorts(key string, ports map[string]int) (errs []error) {
+	for _, service := range slices.Sorted(maps.Keys(ports)) {
+		if _, ok := serviceIndex(service); !ok {
+			errs = append(errs, fmt.Errorf("%s.%s: no such service, there are %s", key, service, serviceNames()))
+		}
+		errs = append(errs, badPort(key+"."+service, ports[service]))
+	}
+	return errs
 }
 
 func badMode(key, word string) error {

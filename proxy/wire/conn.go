@@ -111,6 +111,14 @@ func (c *Conn) ReadN(n int) ([]byte, error) {
 	return b, nil
 }
 
+// Await waits until the peer has said something, which the next read returns.
+func (c *Conn) Await() error {
+	if c.Buffered() > 0 {
+		return nil
+	}
+	return c.fill(c.maxLine + 2)
+}
+
 // fill reads once from the connection, after it has sent the gathered replies. It makes room for at most want unread
 // bytes in all.
 func (c *Conn) fill(want int) error {
