@@ -194,7 +194,9 @@ func Unreached(err error) smtpwire.Reply {
 
 // deliver is a group's goroutine.
 func (b *batch) deliver(ctx context.Context, g *group, tried []attempt) {
-	tx, err := b.Begin(ctx, g.member, g.protocol, &b.message.From)
+	from := b.message.From
+	from.EightBit = from.EightBit && b.message.Body.EightBit() // what is said to be of 8 bits often is not
+	tx, err := b.Begin(ctx, g.member, g.protocol, &from)
 	var reply *proxy.Reply
 	switch {
 	case errors.As(err, &reply):

@@ -34,30 +34,6 @@ type leg struct {
 	expiry   *time.Timer // while it waits in the pool
 }
 
-// bounded is a member's connection as go-smtp's client sees it. The client puts deadlines on it and takes them away; here
-// none is later than until. The first thing that it reads is a greeting that we have read before it.
-type bounded struct {
-	net.Conn
-	until    time.Time
-	greeting string
-}
-
-func (b *bounded) SetDeadline(t time.Time) error {
-	if t.IsZero() || t.After(b.until) {
-		t = b.until
-	}
-	return b.Conn.SetDeadline(t)
-}
-
-func (b *bounded) Read(p []byte) (int, error) {
-	if b.greeting != "" {
-		n := copy(p, b.greeting)
-		b.greeting = b.greeting[n:]
-		return n, nil
-	}
-	return b.Conn.Read(p)
-}
-
 // dial connects to a member and says hello. Dial has told the member's health of a connect that failed; other errors are
 // for the caller.
 func dial(ctx context.Context, m *backend.Member, protocol, hostname string, info backend.DialInfo, until time.Time) (*leg, error) {
@@ -65,8 +41,9 @@ func dial(ctx context.Context, m *backend.Member, protocol, hostname string, inf
 	if err != nil {
 		return nil, err
 	}
-	l := &leg{member: m, protocol: protocol, address: m.Address(protocol), hostname: hostname, conn: &bounded{Conn: nc, until: until}}
-	l.conn.SetDeadline(until)
+	l := &leg{member: m, protocol: protocol, address: m.Address(protocol), hostname: hostname, conn: &bounded{Conn: nc}}
+	l.conn.extend(until)
+	defer context.AfterFunc(ctx, l.conn.hurry)()
 	if err := l.enter(m); err != nil {
 		nc.Close()
 		return nil, err
@@ -174,10 +151,7 @@ func (l *leg) introduce(id proxy.Identity, tell bool) error {
 }
 
 // renew gives the leg a new deadline for the next transaction.
-func (l *leg) renew(until time.Time) {
-	l.conn.until = until
-	l.conn.SetDeadline(until)
-}
+func (l *leg) renew(until time.Time) { l.conn.extend(until) }
 
 func (l *leg) close() { l.conn.Conn.Close() }
 

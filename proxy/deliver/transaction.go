@@ -21,7 +21,8 @@ type Transaction struct {
 	deliverer *Deliverer
 	leg       *leg
 	began     time.Time
-	accepted  []string // as they were given to the member, in order
+	accepted  []string    // as they were given to the member, in order
+	calm      func() bool // takes back that the end of the context ends the transaction
 }
 
 // From is who brings a message.
@@ -51,7 +52,7 @@ func (d *Deliverer) Begin(ctx context.Context, m *backend.Member, protocol strin
 			}
 		}
 		l.renew(until)
-		t.leg = l
+		t.leg, t.calm = l, context.AfterFunc(ctx, l.conn.hurry)
 		err = t.begin(from)
 		var reply *proxy.Reply
 		switch {
@@ -60,11 +61,11 @@ func (d *Deliverer) Begin(ctx context.Context, m *backend.Member, protocol strin
 			return t, nil
 		case errors.As(err, &reply):
 			m.Succeeded(protocol, time.Since(t.began))
-			l.close()
+			t.end()
 			return nil, err
 		}
-		l.close()
-		if !l.reused { // a connection that waited may have been closed meanwhile
+		t.end()
+		if !l.reused || ctx.Err() != nil { // a connection that waited may have been closed meanwhile
 			m.Failed(protocol, err)
 			return nil, err
 		}
@@ -132,11 +133,6 @@ func (t *Transaction) Rcpt(r envelope.Recipient, address string) (smtpwire.Reply
 // Accepted is how many recipients the member has taken.
 func (t *Transaction) Accepted() int { return len(t.accepted) }
 
-// errSource marks an error of what is read, not of the member.
-type errSource struct{ error }
-
-func (e errSource) Unwrap() error { return e.error }
-
 // Data sends the text and returns the member's replies: one for each recipient that it took, in order, for LMTP, and one
 // for SMTP. An error of text aborts the transaction so that nothing is delivered, and is returned as it is; sent says
 // whether the text had gone out in full when another error came: then it may have been delivered.
@@ -150,7 +146,8 @@ func (t *Transaction) Data(text io.Reader) (replies []smtpwire.Reply, sent bool,
 		t.failed(err)
 		return nil, false, fmt.Errorf("DATA: %w", err)
 	}
-	_, err = io.Copy(w, marked{text})
+	release, err := t.leg.conn.sendText(text)
+	defer release()
 	var source errSource
 	switch {
 	case errors.As(err, &source):
@@ -160,7 +157,9 @@ func (t *Transaction) Data(text io.Reader) (replies []smtpwire.Reply, sent bool,
 		t.failed(err)
 		return nil, false, fmt.Errorf("send the message: %w", err)
 	}
+	t.leg.conn.most = len(t.accepted) * maxRcptReply
 	replies, err = t.answers(w)
+	t.leg.conn.most = 0
 	switch {
 	case err == nil:
 		t.done()
@@ -171,17 +170,6 @@ func (t *Transaction) Data(text io.Reader) (replies []smtpwire.Reply, sent bool,
 		return nil, true, fmt.Errorf("read the answer to the message: %w", err)
 	}
 	return replies, true, nil
-}
-
-// marked tells errors of reading from those of writing.
-type marked struct{ io.Reader }
-
-func (m marked) Read(p []byte) (int, error) {
-	n, err := m.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		err = errSource{err}
-	}
-	return n, err
 }
 
 // all is one reply for each recipient.
@@ -241,6 +229,10 @@ func (t *Transaction) done() {
 	t.leg.member.Succeeded(t.leg.protocol, time.Since(t.began))
 	t.leg.member.Closed(t.leg.protocol)
 	cfg := t.deliverer.config()
+	if !t.calm() { // in haste, or about to be
+		t.leg.close()
+		return
+	}
 	t.deliverer.pool.keep(t.leg, cfg.IdleConnections, cfg.IdleTimeout)
 }
 
@@ -248,13 +240,19 @@ func (t *Transaction) done() {
 func (t *Transaction) failed(err error) {
 	t.leg.member.Failed(t.leg.protocol, err)
 	t.leg.member.Closed(t.leg.protocol)
+	t.end()
+}
+
+// end closes the connection.
+func (t *Transaction) end() {
+	t.calm()
 	t.leg.close()
 }
 
 // Abort ends a transaction without a message. The connection is closed: nothing that the member has got can become one.
 func (t *Transaction) Abort() {
 	t.leg.member.Closed(t.leg.protocol)
-	t.leg.close()
+	t.end()
 }
 
 // Extend gives the member its whole time anew: for a transaction whose client takes its own.

@@ -74,7 +74,7 @@ func (s *Session) introduce(args []byte, extended bool) error {
 	s.SetHelo(name)
 	if !extended {
 		s.Client.Line("250 ", s.Hostname())
-		return nil
+		return s.idled()
 	}
 	s.offer = s.offered()
 	lines := []string{s.Hostname(), "PIPELINING", "SIZE " + strconv.FormatInt(s.cfg.MaxSize, 10), "8BITMIME", "CHUNKING"}
@@ -94,7 +94,7 @@ func (s *Session) introduce(args []byte, extended bool) error {
 		s.Client.Line("250-", line)
 	}
 	s.Client.Line("250 ENHANCEDSTATUSCODES")
-	return nil
+	return s.idled()
 }
 
 // offered are the extensions that all members have by which mail may leave.
@@ -228,22 +228,22 @@ func (s *Session) postmaster(address string) bool {
 func (s *Session) rset(context.Context, []byte) error {
 	s.reset()
 	s.Client.Line("250 2.0.0 OK")
-	return nil
+	return s.idled()
 }
 
 func (s *Session) noop(context.Context, []byte) error {
 	s.Client.Line("250 2.0.0 OK")
-	return nil
+	return s.idled()
 }
 
 func (s *Session) vrfy(context.Context, []byte) error {
 	s.Client.Line("252 2.5.0 Send some mail, and see")
-	return nil
+	return s.idled()
 }
 
 func (s *Session) help(context.Context, []byte) error {
 	s.Client.Line("214 2.0.0 RFC 5321, RFC 2033")
-	return nil
+	return s.idled()
 }
 
 func (s *Session) quit(context.Context, []byte) error {

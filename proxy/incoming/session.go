@@ -82,6 +82,7 @@ type Session struct {
 	claim    claim
 	accepted int // recipients
 	refused  int // recipients, since the last message
+	idle     int // commands that bring no message nearer, since the last one
 	messages int
 
 	chunks *envelope.Text
@@ -169,6 +170,18 @@ func (s *Session) next(ctx context.Context) error {
 		err = c.run(s, ctx, args)
 	}
 	return s.complain(err)
+}
+
+// maxIdle is how many commands that lead nowhere a client of the service smtp may send for each message (Postfix's
+// smtpd_junk_command_limit).
+const maxIdle = 100
+
+// idled counts a command that brings no message nearer. An MTA in front, and who is exempt from limits, may send any number.
+func (s *Session) idled() error {
+	if s.idle++; s.idle > maxIdle && !s.handler.dialect.LMTP && !s.Known() {
+		return proxy.ErrBadCommands
+	}
+	return nil
 }
 
 // complain tells the client of a mistake of its own, and returns nil if it may go on. A foreign first word gets no answer

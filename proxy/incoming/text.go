@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"time"
 
 	"mailmux/proxy/envelope"
 	"mailmux/proxy/smtpwire"
@@ -53,19 +54,36 @@ func (s *Session) judge(text *envelope.Text) error {
 	return &Refusal{smtpwire.Reply{Code: 554, Text: "5.6.0 Bare CR or LF in the message (RFC 5321 section 2.3.8)"}, fault}
 }
 
-// patient reads from the client, and gives it time anew for each block: not the whole message is timed, but its silence.
-type patient struct{ *Session }
+// patient reads a message from the client. Not the whole message is timed, but its silence, and its pace: a client that
+// sends a byte now and then would hold its session, and its member's, for ever.
+type patient struct {
+	*Session
+	due time.Time // when the client has fallen behind the slowest pace
+}
 
-func (p patient) Peek() ([]byte, error) {
+// slowest is the pace, in bytes a second, that a message has to keep in the long run (Postfix's smtpd_min_data_rate).
+const slowest = 500
+
+func (s *Session) patient() *patient {
+	return &patient{Session: s, due: time.Now().Add(s.cfg.ClientTimeout)}
+}
+
+func (p *patient) Peek() ([]byte, error) {
 	if p.Client.Buffered() == 0 {
-		if err := p.Await(p.cfg.ClientTimeout); err != nil {
+		if err := p.Await(min(p.cfg.ClientTimeout, time.Until(p.due))); err != nil {
 			return nil, err
 		}
 	}
 	return p.Client.Peek()
 }
 
-func (p patient) Skip(n int) { p.Client.Skip(n) }
+func (p *patient) Skip(n int) {
+	p.Client.Skip(n)
+	p.due = p.due.Add(time.Duration(n) * (time.Second / slowest))
+	if latest := time.Now().Add(p.cfg.ClientTimeout); p.due.After(latest) {
+		p.due = latest
+	}
+}
 
 func (s *Session) data(ctx context.Context, args []byte) error {
 	switch {
@@ -75,10 +93,10 @@ func (s *Session) data(ctx context.Context, args []byte) error {
 		return errNoRecipients
 	}
 	s.Client.Line("354 End the message with a dot on a line by itself")
-	text := &reading{session: s, text: envelope.NewText(patient{s}, s.cfg.MaxSize, s.cfg.BareNewlines == "repair")}
+	text := &reading{session: s, text: envelope.NewText(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair")}
 	err := s.receiver.Message(ctx, text, nil)
-	for text.last == nil { // its receiver did not want it all
-		_, _ = text.Read(make([]byte, 4096))
+	if text.last == nil { // its receiver did not want it all
+		_, _ = io.Copy(io.Discard, text)
 	}
 	return s.conclude(text.last, err)
 }
@@ -97,7 +115,7 @@ func (s *Session) conclude(last, err error) error {
 	case err != nil:
 		return err
 	default:
-		s.refused = 0 // who brings messages does not only guess
+		s.refused, s.idle = 0, 0 // who brings messages does not only guess
 	}
 	s.reset()
 	return nil
@@ -125,7 +143,7 @@ func (s *Session) bdat(ctx context.Context, args []byte) error {
 	}
 	text := s.chunks
 	if text == nil {
-		text = envelope.NewChunks(patient{s}, s.cfg.MaxSize, s.cfg.BareNewlines == "repair")
+		text = envelope.NewChunks(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair")
 	}
 	text.Chunk(int64(size))
 	if s.state&(sending|chunking) == 0 || s.accepted == 0 {
@@ -147,6 +165,9 @@ func (s *Session) bdat(ctx context.Context, args []byte) error {
 		return s.lastChunk(ctx)
 	}
 	s.Client.Line("250 2.0.0 ", strconv.FormatUint(size, 10), " octets received")
+	if size == 0 {
+		return s.idled()
+	}
 	return nil
 }
 

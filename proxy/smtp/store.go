@@ -92,7 +92,7 @@ func (r *store) settle(ctx context.Context, m *deliver.Message, replies []smtpwi
 func (r *store) envelope(m *deliver.Message, rest []int, replies []smtpwire.Reply) *spool.Envelope {
 	e := &spool.Envelope{From: m.Address, SMTPUTF8: m.UTF8, Ret: m.Return, EnvID: m.EnvID, Tried: true,
 		Client: fmt.Sprintf("%s %s", m.Identity.Client.Addr(), m.Identity.Helo)}
-	if m.EightBit || m.Body.EightBit() {
+	if m.EightBit && m.Body.EightBit() {
 		e.Body = "8BITMIME"
 	}
 	for _, i := range rest {

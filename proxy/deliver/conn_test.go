@@ -1,0 +1,237 @@
+package deliver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/textproto"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"mailmux/proxy/envelope"
+)
+
+// written is a connection that keeps what is written to it.
+type written struct {
+	net.Conn
+	bytes.Buffer
+}
+
+func (w *written) Write(p []byte) (int, error) { return w.Buffer.Write(p) }
+func (w *written) Read(p []byte) (int, error)  { return w.Buffer.Read(p) }
+
+// What a member reads between DATA and the end is the text, whatever its lines begin with and wherever it was cut, and
+// nothing in it is an end.
+func TestTextIsStuffed(t *testing.T) {
+	lines := []string{"", ".", "..", "a line", ".\x00", "a.b", strings.Repeat("long ", 5000), "last", "\r", "."}
+	for range 40 {
+		var text strings.Builder
+		for range rand.IntN(60) {
+			text.WriteString(lines[rand.IntN(len(lines))] + "\r\n")
+		}
+		if rand.IntN(2) == 0 {
+			text.WriteString("no end")
+		}
+		w := &written{}
+		b := &bounded{Conn: w}
+		release, err := b.sendText(iotest.HalfReader(strings.NewReader(text.String())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(b, "\r\n.\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		wire := w.String()
+		if at := strings.Index("\r\n"+wire, "\r\n.\r\n"); at != len(wire)-len(".\r\n") {
+			t.Fatalf("an end at byte %d of %d", at, len(wire))
+		}
+		want := strings.TrimSuffix(text.String(), "\r\n") + "\r\n"
+		got := strings.ReplaceAll("\r\n"+strings.TrimSuffix(wire, ".\r\n"), "\r\n..", "\r\n.")[2:]
+		if got != want {
+			t.Fatalf("%d bytes arrive, want %d", len(got), len(want))
+		}
+	}
+	for in, want := range map[string]string{"a\n.\nb": "a\r\n..\r\nb\r\n.\r\n", "\n": "\r\n.\r\n", "": "\r\n.\r\n", ".\n.": "..\r\n..\r\n.\r\n"} {
+		w := &written{}
+		b := &bounded{Conn: w}
+		release, err := b.sendText(iotest.OneByteReader(strings.NewReader(in)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(b, "\r\n.\r\n")
+		release()
+		if got := w.String(); got != want {
+			t.Errorf("%q goes out as %q, want %q", in, got, want)
+		}
+	}
+}
+
+// FuzzStuff: a reader of the wire gets a text back whose lines all end with CRLF.
+func FuzzStuff(f *testing.F) {
+	f.Add([]byte("a\r\n.b\r\n..\r\n"), 3)
+	f.Add([]byte("\n.\r.\n\r\n.\r\n"), 1)
+	f.Fuzz(func(t *testing.T, text []byte, cut int) {
+		cut = max(1, cut)
+		var out []byte
+		start, cr := true, false
+		for rest := text; len(rest) > 0; {
+			n := min(cut, len(rest))
+			out, start, cr = stuff(out, rest[:n], start, cr)
+			rest = rest[n:]
+		}
+		whole, _, _ := stuff(nil, text, true, false)
+		if !bytes.Equal(out, whole) || len(out) > 2*len(text) {
+			t.Fatalf("in pieces of %d: %q, at once: %q", cut, out, whole)
+		}
+		for i, c := range out {
+			if c == '\n' && (i == 0 || out[i-1] != '\r') {
+				t.Fatalf("a bare LF goes out: %q", out)
+			}
+		}
+		if bytes.Contains(append([]byte("\r\n"), out...), []byte("\r\n.\r\n")) {
+			t.Fatalf("an end goes out: %q", out)
+		}
+		back, err := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(out, "\r\n.\r\n"...)))).ReadDotBytes()
+		want := string(text) + "\n"
+		if !bytes.ContainsRune(text, '\r') && (err != nil || string(back) != want) {
+			t.Fatalf("%q comes back as %q, %v", text, back, err)
+		}
+	})
+}
+
+// bareMember is a member that answers each line, and the end of a text, with what say returns; "" closes the connection.
+func bareMember(t *testing.T, say func(line string) string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+			r := bufio.NewReader(nc)
+			for line := "connect"; ; {
+				answer := say(strings.ToUpper(line))
+				if answer == "" {
+					break
+				}
+				if _, err := io.WriteString(nc, answer); err != nil {
+					break
+				}
+				if line, err = r.ReadString('\n'); err != nil {
+					break
+				}
+				for strings.HasPrefix(answer, "354") && line != ".\r\n" && err == nil {
+					line, err = r.ReadString('\n')
+				}
+			}
+			nc.Close()
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+	return l.Addr().String()
+}
+
+// usual answers what a member usually does.
+func usual(line string) string {
+	switch line[:min(4, len(line))] {
+	case "CONN":
+		return "220 bare ready\r\n"
+	case "LHLO":
+		return "250-bare\r\n250 8BITMIME\r\n"
+	case "DATA":
+		return "354 go on\r\n"
+	}
+	return "250 2.0.0 OK\r\n"
+}
+
+// Whatever a member says at whatever time: its recipients wait, nothing grows, and the member after it is not harmed.
+func TestMembersThatMisbehave(t *testing.T) {
+	endless := strings.Repeat("250-la la la la la la la la la la la\r\n", 100_000)
+	for _, stage := range []string{"CONN", "LHLO", "MAIL", "RCPT", "DATA"} {
+		for what, words := range map[string]string{
+			"endless": endless, "a line without end": strings.Repeat("x", 1<<20), "garbage": "\x00\xff\xfe HTTP/1.1 200 OK\r\n\r\n",
+			"another class": "199 what\r\n", "no code": "OK then\r\n", "goes away": "", "takes its leave": "421 4.3.2 bye\r\n",
+		} {
+			addr := bareMember(t, func(line string) string {
+				if strings.HasPrefix(line, stage) {
+					return words
+				}
+				return usual(line)
+			})
+			e := newEngine(t, map[string]string{"odd": addr, "good": newSink(t, saved).Addr().String()})
+			d := newDeliverer(t)
+			began := time.Now()
+			got := send(t, d, e, job(e.route(t, "x", "odd", false)), job(e.route(t, "ann", "good", false)))
+			if !strings.HasPrefix(got[0], "451 4.4.1") || !strings.HasPrefix(got[1], "250") {
+				t.Errorf("%s at %s: %q", what, stage, got)
+			}
+			if took := time.Since(began); took > 2500*time.Millisecond {
+				t.Errorf("%s at %s took %s", what, stage, took)
+			}
+		}
+	}
+}
+
+// A member that answers before it was asked is not believed in the next transaction: its connection is of no use.
+func TestAnswersAheadAreNotTaken(t *testing.T) {
+	asked := 0
+	addr := bareMember(t, func(line string) string {
+		answer := usual(line)
+		switch {
+		case strings.HasPrefix(line, "RCPT"):
+			if asked++; asked > 1 {
+				return "550 5.1.1 no such user\r\n"
+			}
+		case strings.HasPrefix(line, "."):
+			return answer + answer + answer // two too many
+		}
+		return answer
+	})
+	e := newEngine(t, map[string]string{"eager": addr})
+	d := newDeliverer(t)
+	want(t, send(t, d, e, job(e.route(t, "x", "eager", false))), "250")
+	if got := send(t, d, e, job(e.route(t, "y", "eager", false))); strings.HasPrefix(got[0], "250") {
+		t.Errorf("a recipient that was refused is said to be delivered: %q", got)
+	}
+}
+
+// When the frontend ends, a member that hangs has a few seconds, not its whole time.
+func TestEndOfFrontendHurriesMembers(t *testing.T) {
+	t.Parallel()
+	silent := make(chan struct{})
+	addr := bareMember(t, func(line string) string {
+		if strings.HasPrefix(line, "MAIL") {
+			close(silent)
+			return "250-wait"
+		}
+		return usual(line)
+	})
+	e := newEngine(t, map[string]string{"silent": addr})
+	d := New(Config{MemberTimeout: time.Hour, TempDir: t.TempDir()})
+	t.Cleanup(d.Close)
+	m, err := e.Member(e.route(t, "x", "silent", false), "lmtp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-silent; cancel() }()
+	began := time.Now()
+	_, err = d.Begin(ctx, m, "lmtp", &From{Sender: envelope.Sender{}, Hostname: "mail.example.com"})
+	if took := time.Since(began); err == nil || took > grace+2*time.Second {
+		t.Errorf("%v after %s", fmt.Sprint(err), took)
+	}
+}
