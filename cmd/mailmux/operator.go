@@ -152,7 +152,7 @@ func (f *frontend) Ready(target string) error {
 	return nil
 }
 
-// Forget drops what is remembered of accounts.
+// Forget drops what is remembered of accounts. What waits for them is tried at once: they may have moved.
 func (f *frontend) Forget(host string, accounts []string) int {
 	now := f.current.Load()
 	n := 0
@@ -166,6 +166,9 @@ func (f *frontend) Forget(host string, accounts []string) int {
 		}
 	}
 	now.directory.Forget(names...)
+	if f.queue != nil {
+		f.queue.follow(host, accounts)
+	}
 	return n + len(names)
 }
 

@@ -64,3 +64,11 @@ func (f *frontend) wake(e backend.Event) {
 		f.queue.Wake(e.Member.Host())
 	}
 }
+
+// follow tries at once what waits for a host that has lost accounts, or for those accounts.
+func (q *queue) follow(host string, accounts []string) {
+	if host != "" {
+		q.Wake(host)
+	}
+	q.WakeAccount(accounts...)
+}
