@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"mailmux/proxy/admin"
+	"mailmux/proxy/backend"
 )
 
 // columns lays lines out in columns; flush ends them.
@@ -67,7 +68,7 @@ func showStatus(w io.Writer, s *admin.Status) {
 }
 
 func showHosts(w io.Writer, s *admin.Status) {
-	t, row := columns(w, "HOST", "MEMBER", "ADDRESS", "STATE", "SESSIONS", "LOGINS/S")
+	t, row := columns(w, "HOST", "MEMBER", "ADDRESS", "STATE", "SINCE", "SESSIONS", "LOGINS/S", "CHECK", "WEIGHT", "LOAD", "WHY")
 	for _, h := range s.Hosts {
 		for i, m := range h.Members {
 			name := h.Name
@@ -75,14 +76,50 @@ func showHosts(w io.Writer, s *admin.Status) {
 				name = ""
 			}
 			c := admin.ConditionOf(m)
-			row(name, m.Name, m.Address, spaced(c.Word, c.Why), m.Sessions, fmt.Sprintf("%.1f", m.Rate))
+			row(name, m.Name, m.Address, c.Word, since(c.Since), m.Sessions, fmt.Sprintf("%.1f", m.Rate), checkTime(m), m.Weight, load(m), c.Why)
 		}
 		if len(h.Members) == 0 {
-			row(h.Name, "-", "-", "no members", 0, "0.0")
+			row(h.Name, "-", "-", "no members", "-", 0, "0.0", "-", "-", "-", "")
+		}
+		for _, source := range h.Sources {
+			if source.Error != "" {
+				row("", source.Name, "-", "not answering", since(source.Asked), "", "", "", "", "", source.Error)
+			}
 		}
 	}
 	flush(t)
 	fmt.Fprintln(w)
+}
+
+// since is a time of the past: the time of day if it is of today.
+func since(t time.Time) string {
+	switch {
+	case t.IsZero():
+		return "-"
+	case time.Since(t) < 20*time.Hour:
+		return t.Local().Format("15:04:05")
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+// checkTime is what the slowest of a member's services took to answer its last good check.
+func checkTime(m backend.MemberStatus) string {
+	var slowest time.Duration
+	for _, s := range m.Services {
+		slowest = max(slowest, s.Check)
+	}
+	if slowest == 0 {
+		return "-"
+	}
+	return slowest.Round(100 * time.Microsecond).String()
+}
+
+// load is the share of its weight that a member takes by its agent's report.
+func load(m backend.MemberStatus) string {
+	if m.Agent == "" && m.AgentWhy == "" {
+		return "-"
+	}
+	return fmt.Sprintf("%d%%", m.Load)
 }
 
 func showServers(w io.Writer, s *admin.Status) {

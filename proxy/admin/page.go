@@ -26,6 +26,7 @@ func pageTemplate() (*template.Template, error) {
 		"millis":    func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) },
 		"hits":      hits,
 		"condition": ConditionOf,
+		"minute":    minute,
 	}).Parse(pageText)
 }
 
@@ -63,6 +64,7 @@ func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
 // Condition is a member's state in a word, for people.
 type Condition struct {
 	Word  string
+	Since time.Time // zero when that is not known
 	Why   string
 	Class string // good, warn or bad
 }
@@ -71,27 +73,33 @@ type Condition struct {
 func ConditionOf(m backend.MemberStatus) Condition {
 	var down []backend.ServiceStatus
 	checked := false
+	var since time.Time // all services are up
 	for _, s := range m.Services {
 		if s.State == "down" || s.State == "failing" {
 			down = append(down, s)
 		}
 		checked = checked || s.State != "unchecked"
+		if s.Since.After(since) {
+			since = s.Since
+		}
 	}
 	switch {
 	case m.Wish != inService:
-		return Condition{m.Wish, "since " + minute(m.WishSince), "warn"}
+		return Condition{m.Wish, m.WishSince, "by the operator", "warn"}
 	case len(down) > 0 && len(down) == len(m.Services):
-		return Condition{"down", "since " + minute(down[0].Since) + ", " + down[0].Why, "bad"}
+		return Condition{"down", down[0].Since, down[0].Why, "bad"}
 	case len(down) > 0:
-		return Condition{"partly down", down[0].Service + " since " + minute(down[0].Since) + ", " + down[0].Why, "bad"}
-	case !m.Available:
-		return Condition{"out", m.Agent, "warn"}
+		return Condition{"partly down", down[0].Since, down[0].Service + ", " + down[0].Why, "bad"}
+	case !m.Available && m.Agent != "":
+		return Condition{"out", m.AgentFrom, "its agent says " + m.Agent, "warn"}
+	case m.Weight == 0:
+		return Condition{Word: "out", Why: "its weight is 0", Class: "warn"}
 	case m.Slow:
-		return Condition{"starting", "", "warn"}
+		return Condition{"starting", m.Returned, "", "warn"}
 	case !checked:
-		return Condition{"unchecked", "", "warn"}
+		return Condition{Word: "unchecked", Class: "warn"}
 	}
-	return Condition{"up", "", "good"}
+	return Condition{"up", since, "", "good"}
 }
 
 func minute(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }

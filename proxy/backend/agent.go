@@ -18,8 +18,9 @@ type agentState struct {
 	percent *int // of its weight
 	admin   string
 	oper    string
-	words   string // as said last
-	why     string // why it could not be asked, "" if it was
+	words   string    // as said last
+	why     string    // why it could not be asked, "" if it was
+	since   time.Time // when it took its member out, or put it back
 }
 
 // report is one answer of an agent by HAProxy's agent-check protocol: words on one line, such as "up 75%", "drain",
@@ -100,6 +101,9 @@ func (m *Member) askAgent(ctx context.Context, e *effective) {
 		a.oper = r.oper
 	}
 	out := a.out()
+	if out != was {
+		a.since = time.Now()
+	}
 	state := m.state.Load() &^ agentOutBit
 	if out {
 		state |= agentOutBit

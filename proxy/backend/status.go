@@ -30,10 +30,12 @@ type MemberStatus struct {
 	Available bool            `json:"available"` // takes sessions of some service
 	Weight    int             `json:"weight"`
 	Priority  int             `json:"priority,omitempty"`
-	Agent     string          `json:"agent,omitempty"` // what it said last
+	Agent     string          `json:"agent,omitempty"`      // what it said last
+	AgentFrom time.Time       `json:"agent_since,omitzero"` // when it took the member out, or put it back
 	AgentWhy  string          `json:"agent_error,omitempty"`
 	Load      int             `json:"load_percent"`       // share of its weight that it takes, by its agent
 	Slow      bool            `json:"starting,omitempty"` // starting slowly
+	Returned  time.Time       `json:"returned,omitzero"`  // when it came back from being down
 	Sessions  int64           `json:"sessions"`
 	Total     int64           `json:"sessions_total"`
 	Rate      float64         `json:"logins_per_second"`
@@ -92,7 +94,7 @@ func (m *Member) Status() MemberStatus {
 		Wish:     "in service",
 		Weight:   e.weight,
 		Priority: e.priority,
-		Agent:    m.agent.words,
+		Agent:    m.agent.words, AgentFrom: m.agent.since, Returned: m.returned,
 		AgentWhy: m.agent.why,
 		Load:     100,
 		Slow:     state&slowBit != 0 && now.Sub(m.returned) < e.Check.SlowStart,
