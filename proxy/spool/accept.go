@@ -203,6 +203,15 @@ func newID(now time.Time) string {
 	return string(id)
 }
 
+// arrival is the time in a message's name. A notification has that of the message that it tells of.
+func arrival(id string) time.Time {
+	ms := int64(0)
+	for i := range 9 {
+		ms = ms<<5 | int64(strings.IndexByte(idAlphabet, id[i]))
+	}
+	return time.UnixMilli(ms)
+}
+
 // ValidID says whether a text has the form of an id: anything else may not become part of a path.
 func ValidID(id string) bool {
 	return len(id) >= 17 && len(id) <= 100 && !strings.ContainsFunc(id, func(c rune) bool {

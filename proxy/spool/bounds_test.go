@@ -151,39 +151,6 @@ func TestSyncFails(t *testing.T) {
 	}
 }
 
-// The queue of a dead frontend moves to another one, once, even if the import is repeated.
-func TestExportImport(t *testing.T) {
-	dead, w := t.TempDir(), newWorld()
-	w.homes["a@x"], w.homes["b@x"], w.down["h1"] = "h1", "h2", true
-	r := start(t, testConfig(dead), w)
-	r.accept(t, to("a@x", "b@x"), text)
-	held := r.accept(t, to("a@x"), text)
-	until(t, "b@x has it", func() bool { return len(w.box("b@x")) == 1 && r.Stats().Running() == 0 })
-	if _, err := r.Hold(t.Context(), Filter{IDs: []string{held}}); err != nil {
-		t.Fatal(err)
-	}
-	r.end()
-	var tape bytes.Buffer
-	if n, err := Export(t.Context(), dead, &tape); err != nil || n != 2 {
-		t.Fatalf("export: %d, %v", n, err)
-	}
-	if r := start(t, testConfig(dead), w); r.Stats().Messages != 0 || r.Stats().Held != 0 {
-		t.Errorf("the exported queue still serves: %+v", r.Stats())
-	}
-	r = start(t, testConfig(t.TempDir()), w)
-	for i, want := range []Imported{{Messages: 2}, {Known: 2}} {
-		if got, err := r.Import(t.Context(), bytes.NewReader(tape.Bytes())); err != nil || got != want {
-			t.Errorf("import %d: %+v, %v; want %+v", i, got, err, want)
-		}
-	}
-	w.set(func() { w.down["h1"] = false })
-	r.Wake("h1")
-	until(t, "the queue is empty", r.empty)
-	if a, b := len(w.box("a@x")), len(w.box("b@x")); a != 1 || b != 1 || r.Stats().Held != 1 {
-		t.Errorf("a@x has %d, b@x has %d, %d on hold; want 1 each", a, b, r.Stats().Held)
-	}
-}
-
 // Running is how many messages are being attempted.
 func (s Stats) Running() (n int) {
 	for _, h := range s.Hosts {

@@ -10,7 +10,8 @@
 //	DIR/queue/_/ID.eml    waiting, for recipients of several home hosts, or of unknown ones
 //	DIR/hold/ID.eml       kept by the operator; nothing happens to it until it is released
 //	DIR/quarantine/ID.eml not readable: for a human to look at
-//	DIR/exported-TIME/    what Export took out of a dead frontend's queue
+//	DIR/exported-…/       what Export has set aside for another frontend; remove it when that has it
+//	DIR/import/           what Import takes in, and the names of the exports that it has taken in
 //
 // One message is one file, and the file is the only truth about it:
 //

@@ -96,6 +96,9 @@ type Spool struct {
 	stop     context.CancelFunc
 	tasks    sync.WaitGroup // the committer and the waker
 
+	importing sync.Mutex // one import at a time
+	ages      ages
+
 	mu       sync.Mutex
 	shelves  map[string]*shelf
 	busy     map[string]*claim // by id: nobody else may touch these messages
@@ -166,6 +169,9 @@ func (s *Spool) open() (err error) {
 	if err := s.scan(); err != nil {
 		return fmt.Errorf("read the spool: %w", err)
 	}
+	if err := s.resumeImports(); err != nil {
+		return fmt.Errorf("go on with an import: %w", err)
+	}
 	if st := s.Stats(); st.Messages+st.Held+st.Quarantined > 0 {
 		s.Log.Info("spool opened", "dir", s.cfg.Dir, "messages", st.Messages, "bytes", st.Bytes, "held", st.Held,
 			"quarantined", st.Quarantined, "seconds", time.Since(started).Seconds())
@@ -182,7 +188,7 @@ func (s *Spool) openDirs() error {
 		return err
 	}
 	defer dir.Close()
-	for _, name := range []string{dirTmp, dirQueue, dirHold, dirQuarantine} {
+	for _, name := range []string{dirTmp, dirQueue, dirHold, dirQuarantine, dirImport} {
 		if err := s.disk.mkdir(dir, s.path(name)); err != nil {
 			return err
 		}

@@ -377,7 +377,7 @@ func TestLockAndUnwritable(t *testing.T) {
 	if _, err := Open(testConfig(dir), Services{}); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "spool.dir") {
 		t.Errorf("a second process: %v", err)
 	}
-	if _, err := Export(t.Context(), dir, io.Discard); !errors.Is(err, ErrLocked) {
+	if _, err := OpenExport(dir, ""); !errors.Is(err, ErrLocked) {
 		t.Errorf("export of a spool that is served: %v", err)
 	}
 	r.end()
