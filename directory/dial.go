@@ -156,6 +156,35 @@ func (c *conn) usable(now time.Time) bool {
 // its own Close would wait for a write that nobody reads.
 func (c *conn) drop() { c.nc.Close() }
 
+// watch drops the connection when nothing at all is heard for that long, until the function it gives is called.
+func (c *conn) watch(silence time.Duration) (stop func()) {
+	began := time.Now()
+	ended, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		timer := time.NewTimer(silence)
+		defer timer.Stop()
+		for {
+			select {
+			case <-ended:
+				return
+			case <-timer.C:
+			}
+			heard := time.Unix(0, c.nc.heard.Load())
+			if heard.Before(began) {
+				heard = began
+			}
+			left := silence - time.Since(heard)
+			if left <= 0 {
+				c.drop()
+				return
+			}
+			timer.Reset(left)
+		}
+	}()
+	return func() { close(ended); <-watched }
+}
+
 // search asks, and gives what was found: at most limit entries, and one more as the proof that there are more. It fails
 // unless the server said that the search is done.
 func (c *conn) search(ctx context.Context, request *ldap.SearchRequest, limit int) ([]*ldap.Entry, error) {

@@ -33,6 +33,8 @@ type Record struct {
 	OldHost string   // "" when there is none
 	Logins  []string // the values of the login attribute
 	Several bool     // more than one home host: nothing that can be changed safely
+	// Referral is set in what is no entry, but the URL of a server that holds a part of the base. It is not followed.
+	Referral string
 }
 
 // Change is one compare-and-set of one entry: it is made if the entry holds exactly From and OldFrom, and else fails with
@@ -58,6 +60,7 @@ type Query struct {
 type Capabilities struct {
 	Vendor       string // as it calls itself, "" if it does not
 	Paging       bool   // RFC 2696
+	Assertions   bool   // RFC 4528
 	Transactions bool   // RFC 5805
 }
 
@@ -69,7 +72,8 @@ type Editor interface {
 	// Capabilities are what the server said of itself.
 	Capabilities() Capabilities
 	// Search gives each record that matches to each, in the order the server finds them, and stops at the first error of
-	// each. It holds one page in memory. A server that limits how many entries it gives is asked piece by piece.
+	// each. It holds one page in memory. A server that limits how many entries it gives is asked piece by piece. A part of
+	// the base that another server holds is one record, with Referral.
 	Search(ctx context.Context, q Query, each func(Record) error) error
 	// Find gives the records of an account's name; more than one if the name is ambiguous.
 	Find(ctx context.Context, name Name) ([]Record, error)

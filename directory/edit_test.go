@@ -153,6 +153,19 @@ func checkEditing(t *testing.T, e Editor) {
 	if errs[0] != nil || errs[1] != nil || !errors.Is(errs[2], ErrConflict) || get(0) != "three/one" || get(1) != "one/" || get(2) != "one/" {
 		t.Errorf("second Modify: %v: %s %s %s", errs, get(0), get(1), get(2))
 	}
+	// What is to stay is compared as well: 0 is on three from one, 1 and 8 are at home on one.
+	errs = e.Modify(ctx, []Change{
+		{DN: dn(1), From: "one", To: "two", OldFrom: "one", OldTo: "one"},
+		{DN: dn(0), From: "three", To: "four", OldTo: "three"},
+		{DN: dn(0), From: "one", To: "one", OldFrom: "one"},
+		{DN: dn(8), From: "one", To: "two"},
+	})
+	if !errors.Is(errs[0], ErrConflict) || errs[1] == nil || !errors.Is(errs[2], ErrConflict) || errs[3] != nil {
+		t.Errorf("what is to stay: %v", errs)
+	}
+	if get(0) != "three/one" || get(1) != "one/" || get(8) != "two/" {
+		t.Errorf("what is to stay: %s %s %s", get(0), get(1), get(8))
+	}
 	if !e.Capabilities().Transactions {
 		return
 	}
@@ -170,12 +183,27 @@ func checkEditing(t *testing.T, e Editor) {
 
 func TestEditing(t *testing.T) {
 	ldif := storeys(20, "one")
+	// With two threads slapd 2.5 does not crash when a transaction aborts.
+	careful := slapdtest.Options{LDIF: ldif, Global: "threads 2\n"}
 	t.Run("slapd", func(t *testing.T) {
-		s := slapdtest.Start(t, slapdtest.Options{LDIF: ldif})
+		s := slapdtest.Start(t, careful)
 		e := edit(t, slapdConfig(t, s.URL))
 		if c := e.Capabilities(); !c.Paging || !c.Transactions {
 			t.Errorf("capabilities: %+v", c)
 		}
+		checkEditing(t, e)
+		// Where there was no original host there must not be one: the schema sees to it in a transaction.
+		dn := func(i int) string { return fmt.Sprintf("uid=user%06d,ou=domains,dc=example,dc=com", i) }
+		err := e.Transact(t.Context(), []Change{{DN: dn(9), From: "one", To: "two", OldTo: "one"}, {DN: dn(0), From: "three", To: "four", OldTo: "three"}})
+		nine, _ := e.Get(t.Context(), dn(9))
+		zero, _ := e.Get(t.Context(), dn(0))
+		if !errors.Is(err, ErrAborted) || nine.Host != "one" || zero.Host != "three" || zero.OldHost != "one" {
+			t.Errorf("a transaction with an original host too many: %v: %+v %+v", err, nine, zero)
+		}
+	})
+	t.Run("slapd, without assertions", func(t *testing.T) {
+		e := edit(t, slapdConfig(t, slapdtest.Start(t, careful).URL))
+		e.(*ldapEditor).can.Assertions = false
 		checkEditing(t, e)
 	})
 	t.Run("file", func(t *testing.T) {
@@ -297,6 +325,59 @@ func TestReadOnlyReplicaIsNamed(t *testing.T) {
 	}
 	if err := e.Transact(t.Context(), changes); !errors.Is(err, ErrReadOnly) {
 		t.Errorf("Transact: %v", err)
+	}
+}
+
+// A part of the base that another server holds is told once, whether the search is paged, cut short or neither, and does
+// not end it. An account there is not changed.
+func TestReferralsAreToldNotFollowed(t *testing.T) {
+	ldif := storeys(300, "one") + "dn: ou=elsewhere,ou=domains,dc=example,dc=com\nobjectClass: referral\nobjectClass: extensibleObject\nou: elsewhere\nref: ldap://127.0.0.1:9/ou=elsewhere,dc=example,dc=org\n\n"
+	for name, database := range map[string]string{
+		"paged": "limits * size=unlimited\n", "cut short": "limits * size=100\n", "no paging": "limits * size.soft=unlimited size.hard=unlimited size.prtotal=disabled\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := edit(t, slapdConfig(t, slapdtest.Start(t, slapdtest.Options{LDIF: ldif, Database: database}).URL))
+			var referrals []string
+			entries := 0
+			err := e.Search(t.Context(), Query{Host: "one"}, func(r Record) error {
+				if r.Referral != "" {
+					referrals = append(referrals, r.Referral)
+				} else {
+					entries++
+				}
+				return nil
+			})
+			if err != nil || entries != 300 || len(referrals) != 1 || !strings.HasPrefix(referrals[0], "ldap://127.0.0.1:9/") {
+				t.Errorf("%d entries, referrals %q, %v", entries, referrals, err)
+			}
+			below := "uid=x,ou=elsewhere,ou=domains,dc=example,dc=com"
+			if errs := e.Modify(t.Context(), []Change{{DN: below, From: "one", To: "two"}}); !errors.Is(errs[0], ErrReadOnly) {
+				t.Errorf("Modify: %v", errs)
+			}
+			if err := e.Search(t.Context(), Query{Base: "ou=elsewhere,ou=domains,dc=example,dc=com"}, func(Record) error { return nil }); err == nil || !strings.Contains(err.Error(), "referrals are not followed") {
+				t.Errorf("a base elsewhere: %v", err)
+			}
+		})
+	}
+}
+
+// A server that stops in the middle is given up after a while without a word from it.
+func TestSilentServerIsLeft(t *testing.T) {
+	s := slapdtest.Start(t, slapdtest.Options{LDIF: storeys(3, "one")})
+	e := edit(t, slapdConfig(t, s.URL)).(*ldapEditor)
+	c, err := e.take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.put(c)
+	s.Pause()
+	defer s.Resume()
+	began := time.Now()
+	defer c.watch(300 * time.Millisecond)()
+	errs := make([]error, 1)
+	e.pipeline(c, []Change{{DN: "uid=user000001,ou=domains,dc=example,dc=com", From: "one", To: "two"}}, errs, e.single)
+	if took := time.Since(began); !errors.Is(errs[0], ErrLost) || took < 300*time.Millisecond || took > 10*time.Second {
+		t.Errorf("%v after %s", errs, took)
 	}
 }
 

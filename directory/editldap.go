@@ -17,9 +17,11 @@ const (
 	oidTransactions = "1.3.6.1.1.21.1" // start of a transaction, and its name in supportedExtension
 	oidTxnControl   = "1.3.6.1.1.21.2"
 	oidTxnEnd       = "1.3.6.1.1.21.3"
+	oidAssertion    = "1.3.6.1.1.12"
 
-	pipelined   = 32              // requests in flight on one connection
-	stallWithin = 2 * time.Minute // for a batch of changes, or for a page of a search
+	pipelined    = 32               // requests in flight on one connection
+	stallWithin  = 2 * time.Minute  // for a page of a search, which may read the whole database
+	silentWithin = 30 * time.Second // without any answer to changes a server is taken for dead
 )
 
 // ldapEditor edits through one LDAP server. Searches have connections of their own, one for each search: a search that
@@ -31,6 +33,7 @@ type ldapEditor struct {
 	reader  reader
 	finder  template
 	can     Capabilities
+	absent  []byte // asserts that there is no original home host; nil if the server knows no assertions
 
 	mu      sync.Mutex
 	idle    []*conn // for changes and single reads
@@ -73,11 +76,15 @@ func newLDAPEditor(ctx context.Context, cfg Config, server string) (*ldapEditor,
 	if len(root) == 1 {
 		e.can.read(root[0])
 	}
-	return e, nil
+	if e.can.Assertions {
+		e.absent, err = assertion(lacks(cfg.Attributes.OldHost))
+	}
+	return e, err
 }
 
 func (c *Capabilities) read(root *ldap.Entry) {
 	c.Paging = slices.Contains(root.GetEqualFoldAttributeValues("supportedControl"), oidPaging)
+	c.Assertions = slices.Contains(root.GetEqualFoldAttributeValues("supportedControl"), oidAssertion)
 	c.Transactions = slices.Contains(root.GetEqualFoldAttributeValues("supportedExtension"), oidTransactions)
 	c.Vendor = root.GetEqualFoldAttributeValue("vendorName")
 	if version := root.GetEqualFoldAttributeValue("vendorVersion"); version != "" {
@@ -173,16 +180,21 @@ func (e *ldapEditor) Modify(ctx context.Context, changes []Change) []error {
 		return errs
 	}
 	defer e.put(c)
-	ctx, cancel := context.WithTimeout(ctx, stallWithin)
-	defer cancel()
 	defer context.AfterFunc(ctx, c.drop)()
-	e.pipeline(c, changes, errs, nil)
+	defer c.watch(silentWithin)()
+	e.pipeline(c, changes, errs, e.single)
 	return errs
 }
 
-// pipeline sends the changes with many in flight, and waits for all answers.
-func (e *ldapEditor) pipeline(c *conn, changes []Change, errs []error, controls []ldap.Control) {
-	inFlight(len(changes), func(i int) { errs[i] = outcome(c.lc.Modify(e.request(changes[i], controls))) })
+// pipeline sends requests with many in flight, and waits for all answers.
+func (e *ldapEditor) pipeline(c *conn, changes []Change, errs []error, request func(Change) (*ldap.ModifyRequest, error)) {
+	inFlight(len(changes), func(i int) {
+		m, err := request(changes[i])
+		if err == nil {
+			err = outcome(c.lc.Modify(m))
+		}
+		errs[i] = err
+	})
 	c.requests.Add(int64(len(changes)))
 }
 
@@ -205,13 +217,12 @@ func inFlight(n int, do func(i int)) {
 	wg.Wait()
 }
 
-// request is the compare-and-set: deleting an exact value fails if the entry does not hold it.
-func (e *ldapEditor) request(c Change, controls []ldap.Control) *ldap.ModifyRequest {
-	m := ldap.NewModifyRequest(c.DN, controls)
+// compareAndSet is the change as a request. Deleting an exact value fails if the entry does not hold it. So a value that
+// stays is deleted and added again; and where there was none, an attribute that its schema has single-valued, as ours
+// are, takes no second one.
+func (e *ldapEditor) compareAndSet(c Change) *ldap.ModifyRequest {
+	m := ldap.NewModifyRequest(c.DN, nil)
 	set := func(attribute, from, to string) {
-		if from == to {
-			return
-		}
 		if from != "" {
 			m.Delete(attribute, []string{from})
 		}
@@ -224,6 +235,51 @@ func (e *ldapEditor) request(c Change, controls []ldap.Control) *ldap.ModifyRequ
 	return m
 }
 
+// single is the request of a change by itself. It also asserts (RFC 4528) that there is no value where there was none,
+// whatever the schema says.
+func (e *ldapEditor) single(c Change) (*ldap.ModifyRequest, error) {
+	m := e.compareAndSet(c)
+	if !e.can.Assertions || c.From != "" && c.OldFrom != "" {
+		return m, nil
+	}
+	value := e.absent
+	if c.From == "" { // never in a failover
+		filter := lacks(e.cfg.Attributes.Host)
+		if c.OldFrom == "" {
+			filter += lacks(e.cfg.Attributes.OldHost)
+		}
+		var err error
+		if value, err = assertion(filter); err != nil {
+			return nil, err
+		}
+	}
+	m.Controls = []ldap.Control{control{oidAssertion, value}}
+	return m, nil
+}
+
+// inTransaction is the request of a change in a transaction. It asserts nothing: slapd 2.5 frees the assertion before it
+// looks at it, and crashes.
+func (e *ldapEditor) inTransaction(id string) func(Change) (*ldap.ModifyRequest, error) {
+	controls := []ldap.Control{control{oidTxnControl, []byte(id)}}
+	return func(c Change) (*ldap.ModifyRequest, error) {
+		m := e.compareAndSet(c)
+		m.Controls = controls
+		return m, nil
+	}
+}
+
+// lacks is the filter of entries without an attribute.
+func lacks(attribute string) string { return "(!(" + attribute + "=*))" }
+
+// assertion is the value of an assertion control that wants all the filters to match.
+func assertion(filters string) ([]byte, error) {
+	filter, err := ldap.CompileFilter("(&" + filters + ")")
+	if err != nil {
+		return nil, err
+	}
+	return filter.Bytes(), nil
+}
+
 // outcome turns a result of the server into one of ours.
 func outcome(err error) error {
 	if err == nil {
@@ -234,7 +290,7 @@ func outcome(err error) error {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	}
 	switch answer.ResultCode {
-	case ldap.LDAPResultNoSuchAttribute, ldap.LDAPResultAttributeOrValueExists:
+	case ldap.LDAPResultNoSuchAttribute, ldap.LDAPResultAttributeOrValueExists, ldap.LDAPResultAssertionFailed:
 		return fmt.Errorf("%w: %w", ErrConflict, err)
 	case ldap.LDAPResultNoSuchObject:
 		return fmt.Errorf("%w: %w", ErrGone, err)
@@ -256,9 +312,8 @@ func (e *ldapEditor) Transact(ctx context.Context, changes []Change) error {
 		return fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	defer e.put(c)
-	ctx, cancel := context.WithTimeout(ctx, stallWithin)
-	defer cancel()
 	defer context.AfterFunc(ctx, c.drop)()
+	defer c.watch(silentWithin)()
 
 	started, err := c.lc.Extended(ldap.NewExtendedRequest(oidTransactions, nil))
 	if err != nil {
@@ -270,16 +325,12 @@ func (e *ldapEditor) Transact(ctx context.Context, changes []Change) error {
 		id = started.Value.Data.String()
 	}
 	errs := make([]error, len(changes))
-	e.pipeline(c, changes, errs, []ldap.Control{transactionControl(id)})
-	for i, err := range errs {
-		if err == nil {
-			continue
+	e.pipeline(c, changes, errs, e.inTransaction(id))
+	if err := aborting(changes, errs); err != nil {
+		if !errors.Is(err, ErrBusy) {
+			_, _ = c.lc.Extended(endTransaction(id, false)) // a connection that is lost ends the transaction, too
 		}
-		if errors.Is(err, ErrLost) {
-			return fmt.Errorf("%w: in a transaction that was not committed: %w", ErrBusy, err)
-		}
-		_, _ = c.lc.Extended(endTransaction(id, false)) // a connection that is lost ends the transaction, too
-		return fmt.Errorf("%w by %s: %w", ErrAborted, changes[i].DN, err)
+		return err
 	}
 	if _, err := c.lc.Extended(endTransaction(id, true)); err != nil {
 		var answer *ldap.Error
@@ -291,18 +342,46 @@ func (e *ldapEditor) Transact(ctx context.Context, changes []Change) error {
 	return nil
 }
 
-// transactionControl marks a change as part of a transaction (RFC 5805 section 2.2). OpenLDAP's identifier is empty,
-// and has to be there all the same, which go-ldap's own control would leave out.
-type transactionControl string
+// aborting says why a transaction cannot be committed. One entry may be protected; a server that refuses every change is
+// a replica.
+func aborting(changes []Change, errs []error) error {
+	var first error
+	readOnly := 0
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, ErrLost):
+			return fmt.Errorf("%w: in a transaction that was not committed: %w", ErrBusy, err)
+		case errors.Is(err, ErrReadOnly):
+			readOnly++
+		}
+		if first == nil {
+			// What is said of one change is not said of the transaction: its kind does not go on.
+			first = fmt.Errorf("%w by %s: %v", ErrAborted, changes[i].DN, err)
+		}
+	}
+	if readOnly > 0 && readOnly == len(errs) {
+		return errs[0]
+	}
+	return first
+}
 
-func (t transactionControl) GetControlType() string { return oidTxnControl }
-func (t transactionControl) String() string         { return "transaction " + string(t) }
+// control is a critical control whose value is there also when it is empty: OpenLDAP's identifier of a transaction (RFC
+// 5805 section 2.2) is, and go-ldap's own control would leave it out.
+type control struct {
+	oid   string
+	value []byte
+}
 
-func (t transactionControl) Encode() *ber.Packet {
+func (c control) GetControlType() string { return c.oid }
+func (c control) String() string         { return c.oid }
+
+func (c control) Encode() *ber.Packet {
 	p := ber.NewSequence("Control")
-	p.AppendChild(ber.NewString(ber.ClassUniversal, ber.TypePrimitive, ber.TagOctetString, oidTxnControl, "Control Type"))
+	p.AppendChild(ber.NewString(ber.ClassUniversal, ber.TypePrimitive, ber.TagOctetString, c.oid, "Control Type"))
 	p.AppendChild(ber.NewBoolean(ber.ClassUniversal, ber.TypePrimitive, ber.TagBoolean, true, "Criticality"))
-	p.AppendChild(ber.NewString(ber.ClassUniversal, ber.TypePrimitive, ber.TagOctetString, string(t), "Control Value"))
+	p.AppendChild(ber.NewString(ber.ClassUniversal, ber.TypePrimitive, ber.TagOctetString, string(c.value), "Control Value"))
 	return p
 }
 

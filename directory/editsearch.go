@@ -64,9 +64,10 @@ type sweep struct {
 	each   func(Record) error
 	page   uint32 // entries asked for at a time, 0 for all at once
 
-	seed maphash.Seed
-	seen map[uint64]struct{} // what came before the answer was cut; nil until then
-	ours error               // an error of each
+	referrals []string // that were told
+	seed      maphash.Seed
+	seen      map[uint64]struct{} // what came before the answer was cut; nil until then
+	ours      error               // an error of each
 }
 
 // uuidRange is from low up to, but without, high; "" is open.
@@ -152,6 +153,16 @@ func (s *sweep) run(ctx context.Context, filter string) (limited bool, middle st
 	return true, uuids[len(uuids)/2], nil
 }
 
+// refer tells each part of the base that another server holds once: it is not followed.
+func (s *sweep) refer(url string) error {
+	if slices.Contains(s.referrals, url) {
+		return nil
+	}
+	s.referrals = append(s.referrals, url)
+	s.ours = s.each(Record{Referral: url})
+	return s.ours
+}
+
 // refusesPaging says whether a server may answer in smaller pages, or without pages: some allow them up to a size, or to
 // nobody.
 func refusesPaging(err error) bool {
@@ -168,6 +179,8 @@ func searchError(err error) error {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultBusy, ldap.LDAPResultUnavailable, ldap.LDAPResultTimeLimitExceeded):
 		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultReferral):
+		return fmt.Errorf("%w: choose a base that the server holds itself: %w", errElsewhere, err)
 	}
 	return err
 }
@@ -188,8 +201,10 @@ func (s *sweep) pages(ctx context.Context, request *ldap.SearchRequest, take fun
 					return err
 				}
 			}
-			if err == nil && len(result.Referrals) > 0 {
-				err = fmt.Errorf("%w (%.200q): choose a base that the server holds itself", errElsewhere, result.Referrals[0])
+			for _, r := range result.Referrals {
+				if err := s.refer(r); err != nil {
+					return err
+				}
 			}
 		}
 		if err != nil {
@@ -211,7 +226,9 @@ func (s *sweep) stream(ctx context.Context, request *ldap.SearchRequest, take fu
 	response := s.conn.lc.SearchAsync(ctx, request, page)
 	for response.Next() {
 		if r := response.Referral(); r != "" {
-			return fmt.Errorf("%w (%.200q): choose a base that the server holds itself", errElsewhere, r)
+			if err := s.refer(r); err != nil {
+				return err
+			}
 		}
 		if found := response.Entry(); found != nil {
 			if err := take(found); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -167,7 +168,7 @@ func (a *Applier) attempt(ctx context.Context, editor directory.Editor, w *work)
 		}
 		return err
 	}
-	whole := len(w.pending) == len(w.batch)
+	whole := len(w.pending) == len(w.batch) && !slices.Contains(w.sent, true) // what was done already aborts it
 	if whole && a.Transactions != Never && !a.single.Load() && editor.Capabilities().Transactions {
 		if a.Look && !a.fits(ctx, editor, w.batch) {
 			return a.modify(ctx, editor, w)
@@ -263,7 +264,7 @@ func (a *Applier) modify(ctx context.Context, editor directory.Editor, w *work) 
 
 // judge turns the errors of single changes into outcomes; what has to be tried again stays pending.
 func (a *Applier) judge(ctx context.Context, editor directory.Editor, w *work, errs []error) error {
-	var again []int
+	var again, faulty []int
 	var cause error
 	readOnly := 0
 	for _, i := range w.pending {
@@ -276,25 +277,22 @@ func (a *Applier) judge(ctx context.Context, editor directory.Editor, w *work, e
 			again, cause = append(again, i), err
 		case errors.Is(err, directory.ErrBusy):
 			again, cause = append(again, i), err
-		case errors.Is(err, directory.ErrConflict), errors.Is(err, directory.ErrGone):
-			if lost := a.verify(ctx, editor, w, i, err); lost != nil {
-				again, cause = append(again, i), lost
-			}
 		default:
 			if errors.Is(err, directory.ErrReadOnly) {
 				readOnly++
 			}
-			w.settle(i, Failed, err)
+			faulty = append(faulty, i)
 		}
 	}
 	// One entry may be protected; when all are, the server is a replica.
-	if readOnly > 0 && readOnly == len(w.pending) && len(again) == 0 {
-		again = append(again, w.pending...)
-		cause = w.outcomes[again[0]].Err
-		for _, i := range again {
-			w.settle(i, unknown, nil)
-		}
+	if readOnly > 0 && readOnly == len(w.pending) {
+		cause = errs[w.pending[0]]
 		a.readOnly(editor, cause)
+		return cause
+	}
+	lost, err := a.verify(ctx, editor, w, faulty, errs)
+	if err != nil {
+		again, cause = append(again, lost...), err
 	}
 	w.pending = again
 	if errors.Is(cause, directory.ErrLost) {
@@ -303,25 +301,34 @@ func (a *Applier) judge(ctx context.Context, editor directory.Editor, w *work, e
 	return cause
 }
 
-// verify reads an entry that a change did not fit, to tell our own work, of which the answer was lost, from somebody
-// else's.
-func (a *Applier) verify(ctx context.Context, editor directory.Editor, w *work, i int, why error) error {
-	c := w.batch[i]
-	now, err := editor.Get(ctx, c.DN)
-	switch {
-	case errors.Is(err, directory.ErrGone):
-		w.settle(i, Conflict, directory.ErrGone)
-	case err != nil:
-		return fmt.Errorf("%w: %w", directory.ErrLost, err)
-	case strings.EqualFold(now.Host, c.To) && strings.EqualFold(now.OldHost, c.OldTo) && !now.Several:
-		w.settle(i, Already, nil)
-		if w.sent[i] {
-			w.settle(i, Changed, nil)
-		}
-	case errors.Is(why, directory.ErrConflict):
-		w.settle(i, Conflict, fmt.Errorf("%w: home host is %s now, original %s", directory.ErrConflict, orNone(now.Host), orNone(now.OldHost)))
-	default:
-		w.settle(i, Failed, why)
+// verify reads the entries whose change was refused, to tell our own work, of which the answer was lost, from somebody
+// else's, and that from a fault of the entry. It gives those that it could not read, and why.
+func (a *Applier) verify(ctx context.Context, editor directory.Editor, w *work, faulty []int, why []error) (lost []int, cause error) {
+	dns := make([]string, len(faulty))
+	for k, i := range faulty {
+		dns[k] = w.batch[i].DN
 	}
-	return nil
+	records, errs := editor.GetAll(ctx, dns)
+	for k, i := range faulty {
+		c, now := w.batch[i], records[k]
+		is := func(host, old string) bool {
+			return strings.EqualFold(now.Host, host) && strings.EqualFold(now.OldHost, old) && !now.Several
+		}
+		switch err := errs[k]; {
+		case errors.Is(err, directory.ErrGone):
+			w.settle(i, Conflict, directory.ErrGone)
+		case err != nil:
+			lost, cause = append(lost, i), fmt.Errorf("%w: %w", directory.ErrLost, err)
+		case is(c.To, c.OldTo):
+			w.settle(i, Already, nil)
+			if w.sent[i] {
+				w.settle(i, Changed, nil)
+			}
+		case !is(c.From, c.OldFrom):
+			w.settle(i, Conflict, fmt.Errorf("%w: home host is %s now, original %s", directory.ErrConflict, orNone(now.Host), orNone(now.OldHost)))
+		default:
+			w.settle(i, Failed, why[i])
+		}
+	}
+	return lost, cause
 }

@@ -61,12 +61,6 @@ func TestFailoverSpeed(t *testing.T) {
 	}
 }
 
-// workers lets FAILOVER_WORKERS compare how many batches are best written at the same time.
-func workers() int {
-	n, _ := strconv.Atoi(os.Getenv("FAILOVER_WORKERS"))
-	return n
-}
-
 const unlimited = "limits dn.exact=\"" + slapdtest.BindDN + "\" size.soft=unlimited size.hard=unlimited time.soft=unlimited time.hard=unlimited\ncheckpoint 1024 5\n"
 
 func peakRSS(t *testing.T) string {
@@ -163,7 +157,7 @@ func doRun(t testing.TB, s *slapdtest.Server, plan failover.Plan, mode failover.
 	run := &failover.Run{
 		Feed:   &failover.SearchFeed{Link: link, Plan: plan},
 		Writer: &failover.Applier{Link: link, Journal: journal, Transactions: mode, Connections: 4, Say: link.Say},
-		Again:  true, Limit: limit, Workers: workers(),
+		Again:  true, Limit: limit,
 		Report: func(n failover.Note) { t.Errorf("%+v", n) },
 	}
 	summary, err := run.Do(t.Context())

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func (f *SearchFeed) Feed(ctx context.Context, out func(Item) error) error {
 
 func decide(p Plan, r directory.Record) Item {
 	c, leave := p.Decide(r)
-	return Item{Change: c, DN: r.DN, Leave: leave, Broken: unclear(r) != ""}
+	return Item{Change: c, DN: cmp.Or(r.DN, r.Referral), Leave: leave, Broken: unclear(r) != ""}
 }
 
 // ListFeed takes the accounts from a list: one login name, address or DN a line; blank lines and lines that begin with #
@@ -75,8 +76,9 @@ type ListFeed struct {
 	Domains *directory.Domains
 }
 
-// Feed looks up each name.
+// Feed looks up each name. An account that is named twice counts once: its second change would not fit any more.
 func (f *ListFeed) Feed(ctx context.Context, out func(Item) error) error {
+	seen := map[string]bool{}
 	lines := bufio.NewScanner(f.List)
 	for lines.Scan() {
 		name := strings.TrimSpace(lines.Text())
@@ -87,6 +89,11 @@ func (f *ListFeed) Feed(ctx context.Context, out func(Item) error) error {
 		if err != nil {
 			return err
 		}
+		key := directory.CanonicalDN(cmp.Or(item.Change.DN, item.DN))
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
 		if err := out(item); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type Journal struct {
 	mu   sync.Mutex
 	file *os.File
 	n    int64
+	err  error // of the first write that failed: behind half a line nothing more may be written
 }
 
 // Header begins a run in the journal.
@@ -68,11 +70,21 @@ func OpenJournal(path string, h Header) (*Journal, error) {
 		return nil, fmt.Errorf("open the journal: %w", err)
 	}
 	j := &Journal{file: f}
-	if err := j.begin(h); err != nil {
+	if err := errors.Join(j.begin(h), syncDir(filepath.Dir(path))); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open the journal %s: %w", path, err)
 	}
 	return j, nil
+}
+
+// syncDir makes sure that a new file is found again after a crash.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 func (j *Journal) begin(h Header) error {
@@ -101,10 +113,18 @@ func (j *Journal) begin(h Header) error {
 
 // write appends and makes sure that it is on the disk.
 func (j *Journal) write(p []byte) error {
-	if _, err := j.file.Write(p); err != nil {
+	if err := j.append(p); err != nil {
 		return err
 	}
-	return unix.Fdatasync(int(j.file.Fd()))
+	j.err = unix.Fdatasync(int(j.file.Fd()))
+	return j.err
+}
+
+func (j *Journal) append(p []byte) error {
+	if j.err == nil {
+		_, j.err = j.file.Write(p)
+	}
+	return j.err
 }
 
 // Intend writes changes down before they are sent, and gives the number of the first one.
@@ -137,8 +157,7 @@ func (j *Journal) Void(n int64, o Outcome) error {
 	if err != nil {
 		return err
 	}
-	_, err = j.file.Write(append(text, '\n'))
-	return err
+	return j.append(append(text, '\n'))
 }
 
 // Close ends the journal.

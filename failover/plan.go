@@ -89,6 +89,8 @@ func (p *Restore) Decide(r directory.Record) (directory.Change, string) {
 // unclear names what forbids to touch a record at all.
 func unclear(r directory.Record) string {
 	switch {
+	case r.Referral != "":
+		return "another server holds this part of the directory: run the command there, too, or choose a base"
 	case !utf8.ValidString(r.DN):
 		return "its DN is not UTF-8: mend the entry first"
 	case r.Several:

@@ -25,8 +25,6 @@ type Run struct {
 	// for a Writer that does change things.
 	Again bool
 	Batch int // changes written together; DefaultBatch when 0
-	// Workers is how many batches are written at the same time; 1 when 0.
-	Workers int
 	Rate  int // changes a second at most; 0 for as fast as can be
 	Limit int // changes in all at most; 0 for all
 	// Report is told of each entry that was left alone or refused. It is called by one goroutine at a time.
@@ -170,143 +168,72 @@ func (r *Run) passes(ctx context.Context) error {
 	return ErrRestless
 }
 
-// pass feeds once. Writing goes on beside the feed: batches are written while the next one is gathered.
+// pass feeds once. Writing goes on beside the feed: one batch is written while the next one is gathered. Two batches are
+// never written at the same time: transactions that overlap crash slapd 2.5, and are hardly faster.
 func (r *Run) pass(ctx context.Context) (fresh int, err error) {
-	feeding, cancel := context.WithCancelCause(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := &writing{run: r, cancel: cancel, batches: make(chan []directory.Change)}
-	workers := max(r.Workers, 1)
-	for range workers {
-		w.workers.Go(func() { w.work(ctx) })
-	}
+	batches := make(chan []directory.Change)
+	written := make(chan error, 1)
+	go r.write(ctx, cancel, batches, written)
+
 	size := r.Batch
 	if r.planned == 0 {
 		size = min(firstBatch, r.Batch)
 	}
 	var batch []directory.Change
 	flush := func() error {
-		full := batch
-		batch = make([]directory.Change, 0, r.Batch)
-		return w.send(feeding, full)
+		if len(batch) == 0 {
+			return nil
+		}
+		select {
+		case batches <- batch:
+			batch = make([]directory.Change, 0, r.Batch)
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
-	err = r.Feed.Feed(feeding, func(item Item) error {
+	err = r.Feed.Feed(ctx, func(item Item) error {
 		switch {
 		case item.Barrier:
-			err := flush()
-			w.busy.Wait()
-			return err
+			if err := flush(); err != nil {
+				return err
+			}
+			return r.barrier(ctx, batches)
 		case !r.take(item):
 			return nil
 		}
 		fresh++
-		if batch = append(batch, item.Change); len(batch) < size {
-			return nil
-		}
-		err := flush()
-		if size != r.Batch { // the first batch shows something: nothing else is written beside it
-			w.busy.Wait()
+		if batch = append(batch, item.Change); len(batch) >= size {
 			size = r.Batch
+			return flush()
 		}
-		return err
+		return nil
 	})
 	if err == nil || errors.Is(err, errEnough) || errors.Is(err, ErrPartial) {
 		if flushed := flush(); flushed != nil {
 			err = flushed
 		}
 	}
-	close(w.batches)
-	w.workers.Wait()
-	if w.failed != nil {
-		return fresh, w.failed
+	close(batches)
+	if failed := <-written; failed != nil {
+		return fresh, failed
 	}
-	if cause := context.Cause(feeding); cause != nil && err != nil {
+	if cause := context.Cause(ctx); cause != nil && err != nil {
 		return fresh, cause
 	}
 	return fresh, err
 }
 
-// writing is the writing half of a pass.
-type writing struct {
-	run     *Run
-	cancel  context.CancelCauseFunc // of the feed
-	batches chan []directory.Change
-	busy    sync.WaitGroup // batches that were sent and are not written yet
-	workers sync.WaitGroup
-
-	failed error // the first one; guarded by the run's mutex until the workers are done
-}
-
-func (w *writing) send(ctx context.Context, batch []directory.Change) error {
-	if len(batch) == 0 {
-		return nil
-	}
-	w.busy.Add(1)
+// barrier waits until everything before it is written: an empty batch is taken only when the one before is done.
+func (r *Run) barrier(ctx context.Context, batches chan<- []directory.Change) error {
 	select {
-	case w.batches <- batch:
+	case batches <- nil:
 		return nil
 	case <-ctx.Done():
-		w.busy.Done()
 		return context.Cause(ctx)
 	}
-}
-
-func (w *writing) work(ctx context.Context) {
-	for batch := range w.batches {
-		if err := w.write(ctx, batch); err != nil {
-			w.run.mu.Lock()
-			if w.failed == nil || errors.Is(w.failed, errEnough) {
-				w.failed = err
-			}
-			w.run.mu.Unlock()
-			w.cancel(err)
-		}
-		w.busy.Done()
-	}
-}
-
-// write writes a batch, or what the limit leaves of it.
-func (w *writing) write(ctx context.Context, batch []directory.Change) error {
-	r := w.run
-	batch, wait, err := r.admit(w, batch)
-	if len(batch) == 0 {
-		return err
-	}
-	if slept := sleep(ctx, wait); slept != nil {
-		return slept
-	}
-	outcomes, failed := r.Writer.Write(ctx, batch)
-	r.tally(batch, outcomes)
-	if failed != nil {
-		return failed
-	}
-	if t := r.Snapshot().Total(); t.Failed >= hopeless && t.Changed+t.Already == 0 {
-		return fmt.Errorf("%w, %d so far: %w", ErrRefused, t.Failed, outcomes[len(outcomes)-1].Err)
-	}
-	return err
-}
-
-// admit says what of a batch may be written, after which pause, and errEnough with the last one that may.
-func (r *Run) admit(w *writing, batch []directory.Change) (admitted []directory.Change, wait time.Duration, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if w.failed != nil {
-		return nil, 0, nil
-	}
-	if r.Limit > 0 && r.planned+len(batch) >= r.Limit {
-		batch, err = batch[:r.Limit-r.planned], errEnough
-	}
-	r.planned += len(batch)
-	if r.Rate <= 0 {
-		return batch, 0, err
-	}
-	// A batch is due when the ones before it have had their time.
-	now := time.Now()
-	if r.due.Before(now) {
-		r.due = now
-	}
-	wait = r.due.Sub(now)
-	r.due = r.due.Add(time.Duration(len(batch)) * time.Second / time.Duration(r.Rate))
-	return batch, wait, err
 }
 
 // take counts an item, and says whether it is to be changed.
@@ -339,6 +266,60 @@ func (r *Run) report(n Note) {
 	if r.Report != nil {
 		r.Report(n)
 	}
+}
+
+// write is the writing half of a pass.
+func (r *Run) write(ctx context.Context, cancel context.CancelCauseFunc, batches <-chan []directory.Change, written chan<- error) {
+	var failed error
+	for batch := range batches {
+		if failed != nil || len(batch) == 0 {
+			continue
+		}
+		if r.Limit > 0 && r.planned+len(batch) >= r.Limit {
+			batch = batch[:r.Limit-r.planned]
+			failed = errEnough
+		}
+		r.planned += len(batch)
+		err := r.pace(ctx, len(batch))
+		if err == nil {
+			var outcomes []Outcome
+			outcomes, err = r.Writer.Write(ctx, batch)
+			r.tally(batch, outcomes)
+			if t := r.Snapshot().Total(); err == nil && t.Failed >= hopeless && t.Changed+t.Already == 0 {
+				err = fmt.Errorf("%w, %d so far: %w", ErrRefused, t.Failed, firstFault(outcomes))
+			}
+		}
+		if err != nil {
+			failed = err
+		}
+		if failed != nil {
+			cancel(failed)
+		}
+	}
+	written <- failed
+}
+
+func firstFault(outcomes []Outcome) error {
+	for _, o := range outcomes {
+		if o.Result == Failed {
+			return o.Err
+		}
+	}
+	return errors.New("nobody said why")
+}
+
+// pace keeps to the rate: a batch is due when the ones before it have had their time.
+func (r *Run) pace(ctx context.Context, n int) error {
+	if r.Rate <= 0 {
+		return ctx.Err()
+	}
+	now := time.Now()
+	if r.due.Before(now) {
+		r.due = now
+	}
+	wait := r.due.Sub(now)
+	r.due = r.due.Add(time.Duration(n) * time.Second / time.Duration(r.Rate))
+	return sleep(ctx, wait)
 }
 
 func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {

@@ -39,8 +39,12 @@ func runStatus(ctx context.Context, o *options, _ string, con console) error {
 		counts := map[place]int{}
 		err = editor.Search(ctx, directory.Query{Filter: o.filter, Domain: o.domain}, func(a directory.Record) error {
 			p := place{strings.ToLower(a.Host), strings.ToLower(a.OldHost)}
-			if a.Several {
+			switch {
+			case a.Several:
 				p.Host = "(several)"
+			case a.Referral != "":
+				r.say("another server holds a part of the directory, which is not counted: %s", printable(a.Referral))
+				return nil
 			}
 			if counts[p]++; len(counts) > maxPlaces {
 				return fmt.Errorf("more than %d hosts: is %s the right attribute?", maxPlaces, one.cfg.WithDefaults().Attributes.Host)
@@ -122,11 +126,11 @@ func runVerify(ctx context.Context, o *options, _ string, con console) error {
 			}
 			found++
 			if o.json {
-				line, _ := json.Marshal(problem{a.DN, text}) // two strings
+				line, _ := json.Marshal(problem{cmp.Or(a.DN, a.Referral), text}) // two strings
 				fmt.Fprintf(con.out, "%s\n", line)
 				return nil
 			}
-			fmt.Fprintf(con.out, "%s: %s\n", printable(a.DN), text)
+			fmt.Fprintf(con.out, "%s: %s\n", printable(cmp.Or(a.DN, a.Referral)), text)
 			return nil
 		})
 		if err != nil {
@@ -145,6 +149,8 @@ func runVerify(ctx context.Context, o *options, _ string, con console) error {
 // wrong says what keeps frontends from serving an account, or a failover from being undone.
 func wrong(set *settings, a directory.Record) string {
 	switch {
+	case a.Referral != "":
+		return "another server holds this part of the directory: verify it there, too"
 	case a.Several:
 		return "several home hosts, or several original ones"
 	case a.Host == "":

@@ -273,7 +273,20 @@ func (s *Server) Stop() { s.end(syscall.SIGTERM) }
 func (s *Server) Kill() { s.end(syscall.SIGKILL) }
 
 // Pause makes it stop in the middle of whatever it does, and Resume lets it go on.
-func (s *Server) Pause() { s.must(s.command.Process.Signal(syscall.SIGSTOP)) }
+func (s *Server) Pause() {
+	s.t.Helper()
+	s.must(s.command.Process.Signal(syscall.SIGSTOP))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.command.Process.Pid))
+		s.must(err)
+		if strings.Contains(string(stat), ") T ") {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("slapd does not stop: %s", stat)
+		}
+	}
+}
 
 // Resume ends a Pause.
 func (s *Server) Resume() { s.must(s.command.Process.Signal(syscall.SIGCONT)) }
