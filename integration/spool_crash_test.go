@@ -333,7 +333,7 @@ func spoolFront(t testing.TB, w *stage.World, dir, more string) (d *daemon, addr
 		s.Listeners = append(s.Listeners, fmt.Sprintf(`{service: smtp, address: "%s"}`, addr))
 		s.Greets = append(s.Greets, addr)
 		s.Limits += ", exempt: [127.0.0.0/8]"
-		s.More = "delivery: {member_timeout: 5s}\nspool: {dir: " + dir + ", first_retry: 100ms, max_retry: 500ms" + more + "}"
+		s.More = "delivery: {member_timeout: 2s}\nspool: {dir: " + dir + ", first_retry: 100ms, max_retry: 500ms" + more + "}"
 	})
 	return d, addr
 }
@@ -403,4 +403,33 @@ func TestSpoolSurvivesKills(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(dir, "tmp")); err != nil || len(left) > 0 {
 		t.Errorf("left in tmp: %v, %v", left, err)
 	}
+}
+
+// hang plays a member that greets and then says nothing more, until end is called, or the test ends. It tells of each
+// connection.
+func hang(t testing.TB, addr string) (connected <-chan struct{}, end func()) {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	came := make(chan struct{}, 100)
+	work.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			came <- struct{}{}
+			work.Go(func() {
+				defer nc.Close()
+				_, _ = io.WriteString(nc, "220 wait\r\n")
+				_, _ = io.Copy(io.Discard, nc) // until the peer gives up
+			})
+		}
+	})
+	end = sync.OnceFunc(func() { l.Close(); work.Wait() })
+	t.Cleanup(end)
+	return came, end
 }
