@@ -32,7 +32,7 @@ func (f *frontend) Status() admin.Status {
 	counts := f.engine.Counts()
 	s := admin.Status{
 		Hostname: now.cfg.Hostname, Version: version(), PID: os.Getpid(), State: f.state(), Started: f.started, Loaded: now.at,
-		Config: now.cfg.Path, Hosts: f.table.Status(), Directory: now.directory.Stats(), Listeners: f.listeners(now.cfg),
+		Config: now.cfg.Path, Hosts: f.table.Status(), CheckFactor: f.table.CheckFactor(), CheckLag: f.table.CheckLag(), Directory: now.directory.Stats(), Listeners: f.listeners(now.cfg),
 		Sessions: admin.Count{
 			Open: counts.Sessions, Relayed: counts.LoggedIn, Limit: counts.Ceiling, Service: f.metrics.Open(), Penalised: counts.Penalties,
 		},

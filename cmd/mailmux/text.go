@@ -88,6 +88,12 @@ func showHosts(w io.Writer, s *admin.Status) {
 		}
 	}
 	flush(t)
+	if s.CheckFactor > 1 {
+		fmt.Fprintf(w, "checks: %.1f times as far apart as configured; raise backend.checks_per_second to keep check.interval\n", s.CheckFactor)
+	}
+	if s.CheckLag > time.Second {
+		fmt.Fprintf(w, "checks: %s late; raise backend.max_checks and checks_per_second, or see which members hang\n", admin.Span(s.CheckLag))
+	}
 	fmt.Fprintln(w)
 }
 

@@ -71,7 +71,12 @@ type Status struct {
 	Sessions  Count                `json:"sessions"`
 	Listeners []ListenerStatus     `json:"listeners"`
 	Hosts     []backend.HostStatus `json:"hosts"`
-	Directory directory.Stats      `json:"directory"`
+	// CheckFactor is how many times as long as configured the intervals between checks are: above 1 where
+	// backend.checks_per_second bounds them.
+	CheckFactor float64 `json:"check_factor"`
+	// CheckLag is how late checks begin.
+	CheckLag  time.Duration   `json:"check_lag_ns"`
+	Directory directory.Stats `json:"directory"`
 }
 
 // Count is how many sessions there are, and may be.

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"time"
 )
@@ -79,13 +80,47 @@ func (m *Member) runChecks(ctx context.Context) time.Time {
 		}
 		m.checkDone(i, err, time.Since(began))
 	}
-	next := time.Now().Add(e.Check.Interval)
+	var next time.Time
+	if e.Check.AgentPort != 0 {
+		next = m.agentDue()
+	}
 	for i := range services {
-		if due := m.due(i); m.table.checked(i) && due.Before(next) {
+		if due := m.due(i); m.table.checked(i) && (next.IsZero() || due.Before(next)) {
 			next = due
 		}
 	}
+	if next.IsZero() {
+		return time.Now().Add(e.Check.Interval)
+	}
 	return next
+}
+
+// paceShare is the part of checks_per_second that the checks in their order may take. The rest is for those that confirm
+// a failure, which must not wait in a queue behind the others.
+const paceShare = 0.9
+
+// pace stretches the intervals where all members' checks together would need more than checks_per_second. mu is held.
+func (t *Table) pace() {
+	services := float64(bits.OnesCount64(t.services.Load()))
+	demand := 0.0 // checks a second
+	t.all(func(h *Host) {
+		for _, s := range h.row.Load().seats {
+			if c := s.member.settings.Load().Check; c.Mode == "on" {
+				demand += services / c.Interval.Seconds()
+			}
+		}
+	})
+	factor := max(1, demand/(paceShare*float64(t.config.Backend.checksPerSecond())))
+	t.factor.Store(&factor)
+}
+
+// CheckFactor is how many times as long as configured the intervals between checks are, because checks_per_second bounds
+// them: 1 where it does not.
+func (t *Table) CheckFactor() float64 { return *t.factor.Load() }
+
+// interval is a configured interval as far as it can be kept.
+func (t *Table) interval(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * t.CheckFactor())
 }
 
 // due is when a service is to be checked next; the zero time before its first check.

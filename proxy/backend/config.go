@@ -21,7 +21,7 @@ type Defaults struct {
 	// MaxChecks is how many checks may be under way at once, over all members: 128 when absent.
 	MaxChecks int `yaml:"max_checks"`
 	// ChecksPerSecond bounds the rate of all checks: 1000 when absent. A table whose members times services would need
-	// more is checked less often than check.interval says; status shows the interval that is reached.
+	// more is checked less often than check.interval says; status says how much.
 	ChecksPerSecond int `yaml:"checks_per_second"`
 	// DNSServers are asked for members' names and SRV records in place of the system's resolver, one after the other until
 	// one answers: "10.0.0.53", "127.0.0.1:8600".
@@ -32,7 +32,8 @@ type Defaults struct {
 type HostConfig struct {
 	// Members serve the host: one for a static backend, several for a dynamic cluster.
 	Members []MemberConfig `yaml:"members"`
-	// Sticky says how an account finds its member: hash (the default: always the same one while it is in service), or
+	// Sticky says how an account finds its member: hash (the default: always the same one while it is in service), claim
+	// (the same, but all frontends agree through etcd before an account changes its member: see the section claims), or
 	// none (the member with the fewest sessions for its weight; least is another word for it).
 	Sticky string `yaml:"sticky"`
 

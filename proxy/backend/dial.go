@@ -38,7 +38,7 @@ const (
 // A connect that fails counts against the member at once, unless ctx was canceled or the shortage is ours or the DNS's;
 // the error is a *DialError then. ErrLoop is an address of our own, ErrBusy a queue that is full, ErrDown a member that went down while
 // this session waited.
-func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*net.TCPConn, error) {
+func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*splice.Sock, error) {
 	i, ok := serviceIndex(service)
 	if !ok {
 		return nil, fmt.Errorf("%w: %q", ErrService, service)
@@ -105,7 +105,7 @@ func (m *Member) turn(ctx context.Context, i int) (*turns, error) {
 
 // connect tries the member's addresses, one after the other. Where one is that of our own listener, the backend behind it
 // is at the port local, or nowhere if that is 0.
-func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) (*net.TCPConn, error) {
+func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) (*splice.Sock, error) {
 	if e.address.name == "" {
 		return m.connectTo(ctx, e, netip.AddrPortFrom(e.address.ip, port), local)
 	}
@@ -132,7 +132,7 @@ func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) 
 
 // connectTo connects to one address. It costs the system calls of the socket and its options, and no goroutine or timer
 // of its own.
-func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort, local uint16) (*net.TCPConn, error) {
+func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort, local uint16) (*splice.Sock, error) {
 	if m.table.self(to) {
 		if local == 0 {
 			return nil, fmt.Errorf("%w: %s", ErrLoop, to)
@@ -141,27 +141,11 @@ func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort,
 			return nil, fmt.Errorf("%w: %s, which is to be the backend behind it", ErrLoop, to)
 		}
 	}
-	dialer := net.Dialer{
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepIdle, Interval: keepInterval, Count: -1},
-		ControlContext:  controlPlain,
-	}
-	deadline := time.Now().Add(e.ConnectTimeout)
-	if ctx.Done() == nil {
-		dialer.Deadline = deadline // the dialer does not look at the deadline of such a context
-	} else {
-		ctx = sooner(ctx, deadline)
-	}
+	prepare := setOptions
 	if from := e.source(to.Addr()); from.IsValid() {
-		dialer.ControlContext = controlBound
-		return dialer.DialTCP(ctx, "tcp", netip.AddrPortFrom(from, 0), to)
+		prepare = func(fd int) error { return bound(fd, from) }
 	}
-	// DialTCP would bind even where no source is given, and bind looks for a port that is free for all destinations: it
-	// was measured at half of a whole login. DialContext leaves the port to connect.
-	conn, err := dialer.DialContext(ctx, "tcp", to.String())
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
+	return splice.Dial(ctx, to, time.Now().Add(e.ConnectTimeout), prepare)
 }
 
 // self says whether an address is that of our own listener.
@@ -195,23 +179,6 @@ func (m *Member) home(e *effective, i int) (netip.AddrPort, bool) {
 	return netip.AddrPort{}, false
 }
 
-// sooner is ctx with a deadline that the dialer puts on the socket. A context.WithTimeout would cost a timer and its
-// cancellation, for each connect.
-func sooner(ctx context.Context, deadline time.Time) context.Context {
-	if own, ok := ctx.Deadline(); ok && own.Before(deadline) {
-		return ctx
-	}
-	return deadlineContext{ctx, deadline}
-}
-
-type deadlineContext struct {
-	context.Context
-	deadline time.Time
-}
-
-// Deadline is the deadline of the one connect.
-func (c deadlineContext) Deadline() (time.Time, bool) { return c.deadline, true }
-
 // source is the local address to connect from, the next in turn; invalid where the system chooses.
 func (e *effective) source(to netip.Addr) netip.Addr {
 	list := e.source6
@@ -224,36 +191,28 @@ func (e *effective) source(to netip.Addr) netip.Addr {
 	return list[e.next.Add(1)%uint64(len(list))]
 }
 
-// controlPlain bounds how long sent bytes may stay unacknowledged, so that a member that vanishes is noticed although
-// its sessions write.
-func controlPlain(_ context.Context, _, _ string, c syscall.RawConn) error {
-	var failed error
-	err := c.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
-	})
-	return errors.Join(err, failed)
+// setOptions sets what sessions need. The kernel is to notice a member that is gone: when nothing is sent by keepalive,
+// and when something is by the time that it may stay unacknowledged.
+func setOptions(fd int) error {
+	return errors.Join(
+		splice.SetOption(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		splice.SetOption(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+		splice.SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepIdle/time.Second)),
+		splice.SetOption(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepInterval/time.Second)),
+		splice.SetOption(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond)),
+	)
 }
 
-// controlBound also leaves the choice of the local port to connect: bind alone would need a port that no other
+// bound also binds to a source address, and leaves the port to connect: bind alone would need one that no other
 // destination uses.
-func controlBound(ctx context.Context, network, addr string, c syscall.RawConn) error {
-	var failed error
-	err := c.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-	})
-	return errors.Join(err, failed, controlPlain(ctx, network, addr, c))
-}
-
-// reachMember connects for a check. It takes no turn: one check of a member runs at a time.
-func reachMember(ctx context.Context, m *Member, service int) (net.Conn, error) {
-	e := m.settings.Load()
-	conn, err := m.connect(ctx, e, e.ports[service], e.local.ports[service])
-	if err != nil {
-		return nil, err
+func bound(fd int, from netip.Addr) error {
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: from.As16()}
+	if from.Is4() {
+		sa = &unix.SockaddrInet4{Addr: from.As4()}
 	}
-	if err := writeHeader(conn, e, DialInfo{}); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return conn, nil
+	return errors.Join(
+		setOptions(fd),
+		splice.SetOption(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
+		os.NewSyscallError("bind", unix.Bind(fd, sa)),
+	)
 }

@@ -26,7 +26,8 @@
 // agent's drain, maint, down and 0% do, because they mean out of service). When a service that opens mailboxes is down
 // on a member and works on another, all services of a mailbox move, so that an account never is on two members at once
 // by our choice. Frontends that see an outage at different moments disagree for that long; whoever cannot bear that
-// needs claims, which this package does not make.
+// needs sticky: claim. Then the hash only says where an account goes that no frontend has; where one has it, all ask
+// package claims, which also tells the table what the frontends' controller has decided down (claim.go).
 //
 // With sticky: none, the member with the fewest sessions for its weight serves; the weight grows back slowly after an
 // outage, and is scaled by what the agent reports.

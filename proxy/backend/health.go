@@ -54,10 +54,11 @@ const (
 	CameUp                    // takes sessions again
 	WasWishedOn               // the operator has withdrawn it, or put it back
 	Left                      // it is not in the table any more
+	WasDecidedOn              // the frontends' controller has decided it down, or given it back
 )
 
 // String is the word for the log.
-func (c Change) String() string { return [...]string{"down", "up", "wish", "left"}[c] }
+func (c Change) String() string { return [...]string{"down", "up", "wish", "left", "decided"}[c] }
 
 // Event tells that a member has changed. Service is "" when it concerns all of them.
 type Event struct {
@@ -209,10 +210,10 @@ func (m *Member) checkDone(i int, err error, took time.Duration) {
 	case !ours(err):
 		m.missed(i, now, err, e)
 	}
-	pause := e.Check.Interval
+	pause := m.table.interval(e.Check.Interval)
 	switch {
 	case h.fails > 0 || h.passes > 0:
-		pause /= 8 // the next checks decide
+		pause = e.Check.Interval / 8 // the next checks decide
 	case m.state.Load()&(1<<i) != 0:
 		pause /= 4 // the end of an outage is known sooner than its beginning
 	}

@@ -19,7 +19,8 @@ type Host struct {
 // row is what Choose reads. It is never changed, only replaced.
 type row struct {
 	config  HostConfig
-	hash    bool // sticky: hash
+	hash    bool // sticky: hash or claim
+	claim   bool // sticky: claim
 	seats   []seat
 	equal   bool // all weights that count are the same
 	sources []*source
@@ -73,6 +74,9 @@ func (t *Tried) Add(m *Member, err error) {
 	t.members = append(t.members, m)
 	t.busy = t.busy || errors.Is(err, ErrBusy)
 }
+
+// Has says whether a member was tried.
+func (t *Tried) Has(m *Member) bool { return t.has(m) }
 
 // Len is how many members were tried.
 func (t *Tried) Len() int {
@@ -285,6 +289,8 @@ func (m *Member) condition(i int) string {
 		return "has left the table"
 	case state&withdrawnBit != 0:
 		return "is withdrawn"
+	case state&decidedBit != 0:
+		return "is " + m.decided
 	case state&agentOutBit != 0:
 		return "is taken out by its agent: " + m.agent.words
 	case state&(1<<i) != 0:

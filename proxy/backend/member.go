@@ -31,6 +31,7 @@ type Member struct {
 	mu       sync.Mutex
 	health   [numServices]health
 	wish     wish
+	decided  string // why the frontends' controller has taken it out
 	agent    agentState
 	returned time.Time // when it came back from being down: slow start counts from here
 }
@@ -45,8 +46,9 @@ const (
 	agentOutBit  = 1 << 17 // by the member's agent
 	goneBit      = 1 << 18 // not in the table any more
 	slowBit      = 1 << 19 // starting slowly
+	decidedBit   = 1 << 20 // decided down by the frontends' controller
 
-	outBits = withdrawnBit | agentOutBit | goneBit
+	outBits = withdrawnBit | agentOutBit | goneBit | decidedBit
 )
 
 // blocked are the services that are down or whose breaker is open.
@@ -78,7 +80,7 @@ func (m *Member) adopt(e *effective) bool {
 		m.health = [numServices]health{}
 		m.agent = agentState{}
 		m.resolved.forget()
-		m.set(m.state.Load() & withdrawnBit)
+		m.set(m.state.Load() & (withdrawnBit | decidedBit))
 	}
 	if e.Check.Mode == "off" {
 		m.forget(1<<numServices - 1)
@@ -219,7 +221,7 @@ func (m *Member) Available(service string) bool {
 func (m *Member) Joinable(service string) bool {
 	i, ok := serviceIndex(service)
 	state := m.state.Load()
-	if !ok || state&goneBit != 0 || blocked(state)&(1<<i) != 0 {
+	if !ok || state&(goneBit|decidedBit) != 0 || blocked(state)&(1<<i) != 0 {
 		return false
 	}
 	_, evacuate := m.Withdrawn()

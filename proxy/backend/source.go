@@ -211,6 +211,7 @@ func (t *Table) reseat(h *Host) {
 		return
 	}
 	left := t.settle(h, p)
+	t.pace()
 	t.generation.Add(1)
 	t.mu.Unlock()
 	t.tellLeft(left)

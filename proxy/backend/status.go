@@ -65,6 +65,9 @@ func (t *Table) Status() []HostStatus {
 		if r.hash {
 			s.Sticky = "hash"
 		}
+		if r.claim {
+			s.Sticky = "claim"
+		}
 		for _, source := range r.sources {
 			source.mu.Lock()
 			s.Sources = append(s.Sources, SourceStatus{source.what(), len(source.list), source.asked, source.why})
@@ -78,7 +81,7 @@ func (t *Table) Status() []HostStatus {
 	return out
 }
 
-// CheckLag is how much later than their interval says checks begin, because max_checks and checks_per_second bound them.
+// CheckLag is how much later than they are due checks begin, because max_checks and checks_per_second bound them.
 func (t *Table) CheckLag() time.Duration { return t.checks.late() }
 
 // Status is the member as it stands.

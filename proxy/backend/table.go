@@ -24,10 +24,13 @@ type Table struct {
 	generation atomic.Uint64 // of what Learn was told
 	seen       [numServices]atomic.Pointer[seen]
 	resolver   atomic.Pointer[Resolver]
+	factor     atomic.Pointer[float64] // see CheckFactor
 
 	mu     sync.Mutex // one change of the table at a time
 	config Config
 	wishes map[string]wish // by host or host/member, for members that are yet to come, too
+	// decided is what the frontends' controller has decided down, with the reason, by host/member.
+	decided map[string]string
 
 	checks   *scheduler
 	sources  *scheduler
@@ -127,6 +130,7 @@ func (t *Table) SetServices(names []string) error {
 			t.checks.at(s.member.task, time.Now())
 		}
 	})
+	t.pace()
 	return nil
 }
 
@@ -228,6 +232,7 @@ func (t *Table) Update(cfg Config) error {
 	t.config = cfg
 	t.checks.bound(cfg.Backend.maxChecks(), cfg.Backend.checksPerSecond())
 	t.hosts.Store(&hosts)
+	t.pace()
 	t.generation.Add(1)
 	t.mu.Unlock()
 	t.tellLeft(left)
@@ -303,7 +308,8 @@ func (m MemberConfig) spec(name string, a address, base Settings) spec {
 
 // settle gives a host its row, and returns the members that are not in it any more. mu is held.
 func (t *Table) settle(h *Host, p plan) (left []*Member) {
-	r := &row{config: p.config, hash: p.config.Sticky == "" || p.config.Sticky == "hash", sources: p.sources}
+	r := &row{config: p.config, hash: slices.Contains([]string{"", "hash", "claim"}, p.config.Sticky),
+		claim: p.config.Sticky == "claim", sources: p.sources}
 	var before []seat
 	if old := h.row.Load(); old != nil {
 		before = old.seats
@@ -324,6 +330,7 @@ func (t *Table) settle(h *Host, p plan) (left []*Member) {
 			m = newMember(t, h.name, s.name, p.made[i])
 		}
 		m.obey(t.wishFor(h.name, s.name))
+		m.decide(t.decided)
 		if due {
 			t.checks.at(m.task, time.Now())
 		}

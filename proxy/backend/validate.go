@@ -54,9 +54,9 @@ func (d Defaults) validate(key string) []error {
 func (h HostConfig) validate(key string) []error {
 	errs := h.Settings.validate(key)
 	switch h.Sticky {
-	case "", "hash", "none", "least":
+	case "", "hash", "claim", "none", "least":
 	default:
-		errs = append(errs, fmt.Errorf("%s.sticky: must be hash, none or least, got %q", key, h.Sticky))
+		errs = append(errs, fmt.Errorf("%s.sticky: must be hash, claim, none or least, got %q", key, h.Sticky))
 	}
 	if len(h.Members) == 0 {
 		errs = append(errs, fmt.Errorf("%s.members: a host needs a member", key))
