@@ -27,6 +27,7 @@ type job struct {
 	plan     failover.Plan
 	undo     *failover.Undo // instead of a plan
 	accounts []byte         // of -accounts
+	targets  []string       // the hosts that accounts are to be on
 	journal  string
 }
 
@@ -39,6 +40,9 @@ func newJob(o *options, con console, command string) (*job, error) {
 	}
 	if o.kick && len(o.notify) == 0 {
 		return nil, usage("-kick needs -notify: it says which frontends are to close the sessions")
+	}
+	if o.accounts != "" && (o.filter != "" || o.domain != "") {
+		return nil, usage("-accounts says which accounts: -filter and -domain do not go with it")
 	}
 	if o.probeUser != "" && (!o.probe || o.probePasswordFile == "") {
 		return nil, usage("-probe-account goes with -probe and -probe-password-file")
@@ -132,6 +136,7 @@ func runUndo(ctx context.Context, o *options, _ string, con console) error {
 
 // do runs the job on each directory. The directories are independent: one that fails does not stop the others.
 func (j *job) do(ctx context.Context, targets []string) error {
+	j.targets = targets
 	if err := j.checkTargets(ctx, targets); err != nil {
 		return err
 	}
@@ -186,7 +191,7 @@ func (j *job) one(ctx context.Context, one *site) error {
 	stop()
 	j.report.summary(one.link.Name(), j.journal, summary)
 	if j.o.apply {
-		err = errors.Join(err, j.tell(context.WithoutCancel(ctx), summary))
+		err = errors.Join(err, j.tell(context.WithoutCancel(ctx), one, summary))
 	}
 	return j.verdict(ctx, one, summary, err)
 }

@@ -114,12 +114,12 @@ func (c *command) flags(o *options) *flag.FlagSet {
 // dispatch finds the command and reads its flags.
 func dispatch(ctx context.Context, args []string, con console) error {
 	if len(args) == 0 {
-		fmt.Fprint(con.err, overview())
+		fmt.Fprint(con.err, overview(con.column()))
 		return &exit{exitUsage, errors.New("")}
 	}
 	switch args[0] {
 	case "-h", "-help", "--help":
-		fmt.Fprint(con.out, overview())
+		fmt.Fprint(con.out, overview(con.column()))
 		return nil
 	}
 	c := lookup(args[0])
@@ -133,7 +133,7 @@ func dispatch(ctx context.Context, args []string, con console) error {
 		rest = rest[1:]
 	}
 	if err := f.Parse(rest); errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(con.out, c.help())
+		fmt.Fprint(con.out, c.help(con.column()))
 		return nil
 	} else if err != nil {
 		return usage("%s: %w; hostfailover %s -h explains", c.name, err, c.name)

@@ -17,20 +17,26 @@ import (
 
 // fakeFrontend is the admin interface of a frontend.
 type fakeFrontend struct {
-	mu    sync.Mutex
-	calls []string
-	fail  bool
+	mu       sync.Mutex
+	calls    []string
+	sessions string // the answer to who
+	fail     bool
 }
 
 func (f *fakeFrontend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var body map[string]string
+	if r.Method == http.MethodGet {
+		f.calls = append(f.calls, r.Method+" "+r.URL.RequestURI())
+		fmt.Fprint(w, f.sessions)
+		return
+	}
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	f.calls = append(f.calls, r.Method+" "+r.URL.Path+" "+body["host"])
+	f.calls = append(f.calls, r.Method+" "+r.URL.Path+" "+body["host"]+body["id"])
 	if f.fail {
 		http.Error(w, `{"error":"no"}`, http.StatusInternalServerError)
 		return
@@ -99,6 +105,32 @@ func TestFrontendsAreTold(t *testing.T) {
 		"-notify", broken.serve(t), "-notify", filepath.Join(t.TempDir(), "gone"), "-notify", good.serve(t))
 	if code != exitFailed || !strings.Contains(out, "mailmux reload") || strings.Join(good.calls[4:], ",") != "POST /forget three" {
 		t.Errorf("a frontend that is away: exit %d, %v\n%s", code, good.calls, out)
+	}
+}
+
+// Where some accounts have a reason to stay on the old host, only the sessions of the others are closed; and a restore
+// that finds nothing to do tells of every host, because the one before may have been interrupted.
+func TestOnlyMovedSessionsAreClosed(t *testing.T) {
+	t.Chdir(t.TempDir())
+	account := func(name, host string) string {
+		return fmt.Sprintf("dn: uid=%s,dc=example,dc=com\nobjectClass: mailAccount\nuid: %[1]s\nmail: %[1]s@example.com\n%s\n\n", name, host)
+	}
+	writeFile(t, "accounts.ldif", account("ann", "hostServer: two\noldHostServer: one")+account("bob", "hostServer: two"))
+	writeFile(t, "mailmux.yaml", `hostname: mail.example.com
+directory: {servers: ["ldif:accounts.ldif"], base: "dc=example,dc=com"}
+domains: {default: example.com}
+hosts: {one: {members: ["127.0.0.1:1"]}, two: {members: ["127.0.0.1:1"]}}
+listeners:
+  - {service: imap, address: "127.0.0.1:2143", allow_plaintext: true}
+`)
+	f := &fakeFrontend{sessions: `[{"id":"s1","account":"ann@example.com"},{"id":"s2","account":"bob@example.com"},{"id":"s3","account":"ann@example.com"},{"id":"s4"}]`}
+	args := []string{"restore", "-config", "mailmux.yaml", "-host", "one", "-apply", "-yes", "-no-check", "-notify", f.serve(t), "-kick", "-journal", "j"}
+	want := "POST /forget two,GET /who?host=two,POST /kick s1,POST /kick s3"
+	for _, state := range []string{"first", "again"} {
+		f.calls = nil
+		if code, out := try(t, args...); code != 0 || strings.Join(f.calls, ",") != want {
+			t.Errorf("%s: exit %d, %q\n%s", state, code, f.calls, out)
+		}
 	}
 }
 

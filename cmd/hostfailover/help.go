@@ -9,17 +9,24 @@ import (
 
 const (
 	summary = "point mail accounts at another home host, and back again"
-	codes   = `0 done; 1 some entries failed, or the run was interrupted; 2 the command line or the configuration is wrong;
-3 the directory could not be reached, or went away and did not come back; 4 a safety check refused the run.`
+	codes   = `0 done; 1 some entries failed, or the run was interrupted; 2 the command line or the configuration is wrong; 3 the directory could not be reached, or went away and did not come back; 4 a safety check refused the run.`
 )
 
-func overview() string {
+// column is how wide help is: no wider than is good to read, and no wider than the terminal.
+func (c console) column() int {
+	if c.width == 0 {
+		return 100
+	}
+	return max(40, min(c.width, 100))
+}
+
+func overview(width int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "hostfailover: %s\n\n", summary)
 	for _, c := range commands() {
 		fmt.Fprintf(&b, "  %-11s %s\n", c.name, c.short)
 	}
-	fmt.Fprintf(&b, "\nhostfailover COMMAND -h explains a command. Nothing is changed without -apply.\n\nExit codes: %s\n", codes)
+	fmt.Fprintf(&b, "\nhostfailover COMMAND -h explains a command. Nothing is changed without -apply.\n\n%s\n", wrap("Exit codes: "+codes, "", width))
 	return b.String()
 }
 
@@ -57,17 +64,17 @@ func spell(f *flag.Flag) (name, value, text string) {
 	return "-" + f.Name, value, text
 }
 
-func (c *command) help() string {
+func (c *command) help(width int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\n%s.\n", c.usageLine(), upper(c.short))
 	if c.long != "" {
-		fmt.Fprintf(&b, "\n%s\n", wrap(c.long, "", 100))
+		fmt.Fprintf(&b, "\n%s\n", wrap(c.long, "", width))
 	}
 	c.each(func(title string, flags []*flag.Flag) {
 		fmt.Fprintf(&b, "\n%s:\n", title)
 		for _, f := range flags {
 			name, value, text := spell(f)
-			fmt.Fprintf(&b, "  %s\n%s\n", strings.TrimSpace(name+" "+value), wrap(upper(text)+".", "      ", 100))
+			fmt.Fprintf(&b, "  %s\n%s\n", strings.TrimSpace(name+" "+value), wrap(upper(text)+".", "      ", width))
 		}
 	})
 	return b.String()
@@ -141,13 +148,13 @@ func runHelp(_ context.Context, o *options, operand string, con console) error {
 	case o.man:
 		fmt.Fprint(con.out, manual())
 	case operand == "":
-		fmt.Fprint(con.out, overview())
+		fmt.Fprint(con.out, overview(con.column()))
 	default:
 		c := lookup(operand)
 		if c == nil {
 			return usage("%q is no command: there are %s", operand, strings.Join(names(), ", "))
 		}
-		fmt.Fprint(con.out, c.help())
+		fmt.Fprint(con.out, c.help(con.column()))
 	}
 	return nil
 }

@@ -42,6 +42,7 @@ type console struct {
 	in       io.Reader
 	out, err io.Writer
 	terminal bool // err is one, and in is one
+	width    int  // of out in columns, 0 when it is no terminal
 }
 
 func main() {
@@ -49,7 +50,7 @@ func main() {
 	defer stop()
 	// The first signal lets the batch under way end and be counted; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	c := console{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stdin) && isTerminal(os.Stderr)}
+	c := console{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stdin) && isTerminal(os.Stderr), width: terminalWidth(os.Stdout)}
 	os.Exit(run(ctx, os.Args[1:], c))
 }
 

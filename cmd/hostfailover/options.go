@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/term"
 )
 
 // options are all that can be said on the command line; each command registers the ones it knows.
@@ -124,4 +126,13 @@ func (o *options) transactions() error {
 	return usage("-txn is auto, on or off, not %q", o.transaction)
 }
 
-func isTerminal(f *os.File) bool { return onTerminal(f.Fd()) }
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// terminalWidth is 0 when the file is no terminal, or one that does not know.
+func terminalWidth(f *os.File) int {
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
+}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"mailmux/directory"
@@ -79,15 +80,17 @@ func printStatus(con console, asJSON bool, name string, set *settings, counts ma
 	if asJSON {
 		return
 	}
-	fmt.Fprintf(con.out, "on %s:\n%-40s %-40s %10s\n", name, "home host", "original home host", "accounts")
+	rows := []row{{[2]string{"home host", "original home host"}, []string{"accounts"}, ""}}
 	for _, p := range places {
 		remark := ""
 		if !known(set, p.Host) {
-			remark = "  not in the host table"
+			remark = "not in the host table"
 		}
-		fmt.Fprintf(con.out, "%-40s %-40s %10d%s\n", cmp.Or(printable(p.Host), "(none)"), printable(p.OldHost), counts[p], remark)
+		rows = append(rows, row{[2]string{cmp.Or(printable(p.Host), "(none)"), printable(p.OldHost)}, []string{strconv.Itoa(counts[p])}, remark})
 	}
-	fmt.Fprintf(con.out, "%-81s %10d\n", "total", total)
+	rows = append(rows, row{[2]string{"total", ""}, []string{strconv.Itoa(total)}, ""})
+	fmt.Fprintf(con.out, "on %s:\n", name)
+	table(con.out, con.width, [2]int{40, 40}, []int{10}, rows)
 }
 
 // known says whether a host is in the host table; without a table every host is.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -142,12 +143,7 @@ func (r *reporter) progress(s failover.Summary) {
 		return
 	}
 	r.clear()
-	if r.total > 0 {
-		const width = 30
-		full := min(width*n/r.total, width)
-		text = "[" + strings.Repeat("#", full) + strings.Repeat("-", width-full) + "] " + text
-	}
-	fmt.Fprint(r.con.err, text)
+	fmt.Fprint(r.con.err, bar(r.con.width, n, r.total, text))
 	r.drawn = true
 }
 
@@ -172,12 +168,16 @@ func (r *reporter) summary(name, journal string, s failover.Summary) {
 	if !r.apply {
 		word = "would change"
 	}
-	fmt.Fprintf(r.con.out, "\non %s:\n%-30s %-30s %12s %8s %8s\n", name, "host before", "host after", word, "skipped", "failed")
-	for _, way := range s.Sorted() {
-		c := s.Ways[way]
-		fmt.Fprintf(r.con.out, "%-30s %-30s %12d %8d %8d\n", way.From, way.To, c.Changed, c.Already+c.Conflict, c.Failed)
+	rows := []row{{[2]string{"host before", "host after"}, []string{word, "skipped", "failed"}, ""}}
+	add := func(from, to string, c failover.Count) {
+		rows = append(rows, row{[2]string{from, to}, []string{strconv.Itoa(c.Changed), strconv.Itoa(c.Already + c.Conflict), strconv.Itoa(c.Failed)}, ""})
 	}
-	fmt.Fprintf(r.con.out, "%-61s %12d %8d %8d\n", "total", t.Changed, t.Already+t.Conflict, t.Failed)
+	for _, way := range s.Sorted() {
+		add(way.From, way.To, *s.Ways[way])
+	}
+	add("total", "", t)
+	fmt.Fprintf(r.con.out, "\non %s:\n", name)
+	table(r.con.out, r.con.width, [2]int{30, 30}, []int{12, 8, 8}, rows)
 	fmt.Fprintf(r.con.out, "%.1f s, %.0f/s\n", s.Seconds, float64(t.Changed)/max(s.Seconds, 0.001))
 	for _, reason := range sorted(s.Left) {
 		fmt.Fprintf(r.con.out, "left alone, %d: %s\n", s.Left[reason], reason)
@@ -194,8 +194,12 @@ func (r *reporter) fields(name, journal string, s failover.Summary, left int) ma
 		c := s.Ways[way]
 		ways = append(ways, map[string]any{"from": way.From, "to": way.To, "changed": c.Changed, "already": c.Already, "conflicts": c.Conflict, "failed": c.Failed})
 	}
-	return map[string]any{
+	fields := map[string]any{
 		"directory": name, "applied": r.apply, "changed": t.Changed, "already": t.Already, "conflicts": t.Conflict, "failed": t.Failed,
 		"left": left, "seconds": s.Seconds, "rate": float64(t.Changed) / max(s.Seconds, 0.001), "hosts": ways, "journal": journal, "passes": s.Passes,
 	}
+	if r.apply && !s.LastChange.IsZero() {
+		fields["last_change"] = s.LastChange.UTC().Format(time.RFC3339Nano)
+	}
+	return fields
 }

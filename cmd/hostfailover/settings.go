@@ -9,14 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
 	"mailmux/cmd/internal/conf"
 	"mailmux/directory"
 	"mailmux/failover"
 )
-
-func onTerminal(fd uintptr) bool { return term.IsTerminal(int(fd)) }
 
 // site is one directory: servers that hold the same entries.
 type site struct {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -14,8 +15,9 @@ import (
 var update = flag.Bool("update", false, "write the transcripts anew")
 
 // Each transcript is what an operator types and sees: lines that begin with "$ " are commands, the rest is what must
-// come out. Three commands are the test's own: "write FILE" takes the lines up to "." as the file's content, "show FILE"
-// prints one, "typing TEXT" answers the question of the next command, which believes itself on a terminal.
+// come out. Four commands are the test's own: "write FILE" takes the lines up to "." as the file's content, "show FILE"
+// prints one, "typing TEXT" answers the question of the next command, which believes itself on a terminal, "columns N"
+// has the following ones write on a terminal that is so wide.
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -49,7 +51,7 @@ func play(t *testing.T, text string) string {
 	t.Chdir(dir)
 	var out strings.Builder
 	lines := strings.Split(text, "\n")
-	typing := ""
+	typing, width := "", 0
 	for i := 0; i < len(lines); i++ {
 		line := lines[i]
 		command, ok := strings.CutPrefix(line, "$ ")
@@ -77,9 +79,11 @@ func play(t *testing.T, text string) string {
 			out.WriteString(steady(string(content), dir))
 		case "typing":
 			typing = strings.Join(words[1:], " ") + "\n"
+		case "columns":
+			width, _ = strconv.Atoi(words[1])
 		case "hostfailover":
 			var stdout, stderr bytes.Buffer
-			code := run(t.Context(), words[1:], console{in: strings.NewReader(typing), out: &stdout, err: &stderr, terminal: typing != ""})
+			code := run(t.Context(), words[1:], console{in: strings.NewReader(typing), out: &stdout, err: &stderr, terminal: typing != "", width: width})
 			typing = ""
 			out.WriteString(steady(stderr.String(), dir) + steady(stdout.String(), dir) + fmt.Sprintf("exit %d\n", code))
 		default:
