@@ -21,6 +21,7 @@ import (
 	"mailmux/directory"
 	"mailmux/proxy"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/spool"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -111,6 +112,8 @@ func newFake() *fake {
 			}}},
 			Directory: directory.Stats{Servers: []directory.ServerStats{{URL: "ldap://10.0.0.1", Up: true, Connections: 4}, {URL: "ldap://10.0.0.2", LastError: "refused"}}},
 			Listeners: []ListenerStatus{{"imap", "192.0.2.9:143", "starttls"}},
+			Queue: &QueueStatus{Messages: 12, Bytes: 3456, Oldest: began, Held: 3, Quarantined: 1, Away: []string{"back2.example.com/<i>b</i>"},
+				Hosts: []spool.HostStats{{Host: "back2.example.com", Messages: 10, Oldest: began}, {Messages: 2, Oldest: began}}, Deferred: 40, Expired: 2},
 		},
 	}
 }
@@ -242,7 +245,8 @@ func TestPage(t *testing.T) {
 	w := httptest.NewRecorder()
 	newServer(t, newFake()).operator().ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	page := w.Body.String()
-	for _, want := range []string{"mail.example.com", "good\">up", "bad\">down", "&lt;b&gt;no&lt;/b&gt; greeting", "withdrawn", "192.0.2.9:143", "up 1d02h"} {
+	for _, want := range []string{"mail.example.com", "good\">up", "bad\">down", "&lt;b&gt;no&lt;/b&gt; greeting", "withdrawn", "192.0.2.9:143", "up 1d02h",
+		"queue<b>12</b>", "3 held", "1 in quarantine", "back2.example.com/&lt;i&gt;b&lt;/i&gt;"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is not on the page", want)
 		}
@@ -300,6 +304,9 @@ func TestCounting(t *testing.T) {
 	m.Handshake("imap", false, nil)
 	m.Handshake("imap", false, io.EOF)
 	m.Panicked("imap")
+	m.Delivered("lmtp", "delivered", 20*time.Millisecond)
+	m.Delivered("smtp", "words from outside", time.Second)
+	m.Delivered("gopher", "delivered", time.Second)
 	m.DirectoryLookup("found", time.Millisecond)
 	m.DirectoryLookup("hit", time.Microsecond)
 	m.DirectoryLookup("words from outside", time.Microsecond)
@@ -325,6 +332,14 @@ func TestCounting(t *testing.T) {
 		`mailmux_member_available{host="east.example.com",member="n2",service="imap"} 0`,
 		`mailmux_member_withdrawn{host="east.example.com",member="n3"} 1`,
 		`mailmux_directory_up{server="ldap://10.0.0.2"} 0`,
+		`mailmux_deliveries_total{outcome="delivered",service="lmtp"} 1`,
+		`mailmux_deliveries_total{outcome="refused",service="smtp"} 0`,
+		`mailmux_delivery_seconds_count{service="lmtp"} 1`,
+		`mailmux_queue_messages{state="waiting"} 12`,
+		`mailmux_queue_messages{state="held"} 3`,
+		`mailmux_queue_host_messages{host="back2.example.com"} 10`,
+		`mailmux_queue_host_messages{host="other"} 2`,
+		`mailmux_queue_deliveries_total{outcome="deferred"} 40`,
 		"go_goroutines", "process_open_fds",
 	} {
 		if !strings.Contains(text, want) {

@@ -6,6 +6,7 @@
 //	Prometheus, load balancers, ───── HTTP on a TCP address ─────┘   Frontend   status, reload
 //	a browser                                                        Explainer  why an account goes where it goes
 //	                                                                 Forgetter  what memory is to lose after a failover
+//	                                                                 Queue      the messages that wait
 //
 // Whoever may write to the unix socket is the operator: its permissions (0660) are the only password. A TCP address has
 // no such guard, so what is served there changes nothing and names no account; beyond loopback it is metrics and the

@@ -77,6 +77,8 @@ type Status struct {
 	// CheckLag is how late checks begin.
 	CheckLag  time.Duration   `json:"check_lag_ns"`
 	Directory directory.Stats `json:"directory"`
+	// Queue is absent where there is none.
+	Queue *QueueStatus `json:"queue,omitempty"`
 }
 
 // Count is how many sessions there are, and may be.

@@ -31,6 +31,8 @@ type Metrics struct {
 var (
 	_ proxy.Metrics     = (*Metrics)(nil)
 	_ directory.Metrics = (*Metrics)(nil)
+
+	_ proxy.DeliveryMetrics = (*Metrics)(nil)
 )
 
 // serviceMetrics are the counters of one service, found once instead of at each session.
@@ -46,6 +48,9 @@ type serviceMetrics struct {
 	resumed  prometheus.Counter
 	failed   prometheus.Counter
 	panics   prometheus.Counter
+
+	delivered map[string]prometheus.Counter // by outcome; nil for a service that brings no messages
+	delivery  prometheus.Observer
 }
 
 // handedOver is the outcome of a session that came to its hand-over, beside the names of the causes.
@@ -59,6 +64,7 @@ func NewMetrics(version string) *Metrics {
 	info := m.gauge("build_info", "The version that runs; always 1.", "version")
 	info.WithLabelValues(version).Set(1)
 	m.registerServices()
+	m.registerDeliveries()
 	m.registerDirectory()
 	return m
 }
@@ -98,7 +104,40 @@ func (m *Metrics) registerServices() {
 }
 
 // services are the protocols that clients connect by.
-func services() []string { return []string{"imap", "pop3", "submission", "sieve", "smtp", "lmtp"} }
+func services() []string {
+	return []string{"imap", "pop3", "submission", "sieve", "smtp", "lmtp", "outgoing"}
+}
+
+// carriers are the services that bring messages.
+func carriers() []string { return []string{"smtp", "lmtp", "outgoing"} }
+
+// outcomes are the words of a delivery's event.
+func outcomes() []string { return []string{"delivered", "deferred", "refused"} }
+
+func (m *Metrics) registerDeliveries() {
+	count := m.counter("deliveries_total", "Attempts to deliver a message to one recipient while its sender waits, those refused at RCPT included; "+
+		"the queue's are in mailmux_queue_deliveries_total.", "service", "outcome")
+	seconds := m.histogram("delivery_seconds", "How long such attempts took.",
+		[]float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120}, "service")
+	for _, service := range carriers() {
+		s := m.services[service]
+		s.delivery, s.delivered = seconds.WithLabelValues(service), make(map[string]prometheus.Counter)
+		for _, outcome := range outcomes() {
+			s.delivered[outcome] = count.WithLabelValues(service, outcome)
+		}
+	}
+}
+
+// Delivered counts an attempt for one recipient. One that was refused before a member was asked takes no time.
+func (m *Metrics) Delivered(service, outcome string, took time.Duration) {
+	s := m.of(service)
+	if c, ok := s.delivered[outcome]; ok {
+		c.Inc()
+		if took > 0 {
+			s.delivery.Observe(took.Seconds())
+		}
+	}
+}
 
 // lookupOutcomes are the words of directory.Metrics.
 func lookupOutcomes() []string {

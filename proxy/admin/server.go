@@ -14,13 +14,14 @@ import (
 	"time"
 )
 
-// Parts are what a Server serves. Each of them is needed, except Log: nil is silent.
+// Parts are what a Server serves. Each of them is needed, except Queue, where there is none, and Log: nil is silent.
 type Parts struct {
 	Engine    Engine
 	Switches  Switches
 	Frontend  Frontend
 	Explainer Explainer
 	Forgetter Forgetter
+	Queue     Queue
 	Metrics   *Metrics
 	Log       *slog.Logger
 }
@@ -117,6 +118,7 @@ func (s *Server) operator() http.Handler {
 	mux.HandleFunc("POST /ready", s.ready)
 	mux.HandleFunc("POST /reload", s.reload)
 	mux.HandleFunc("POST /forget", s.forget)
+	s.queues(mux)
 	profiles(mux)
 	return mux
 }
