@@ -36,6 +36,7 @@ func main() {
 	install := flag.Bool("install", false, "install missing peers with apt-get; needs root")
 	flag.StringVar(&r.binary, "mailmux", "", "a mailmux to measure instead of one built from here")
 	identity := flag.Bool("identity", true, "the backends offer ID and XCLIENT")
+	flag.IntVar(&r.messages, "mail", 0, "measure only how messages come in, beside Postfix: so many in each run; needs root")
 	flag.Parse()
 	if *quick {
 		r.rounds, r.long, r.accounts = 1, 500*time.Millisecond, 2000
@@ -71,6 +72,7 @@ func choose[T any](all []T, list string, name func(T) string) []T {
 // runner is one run of the program.
 type runner struct {
 	rounds, accounts int
+	messages         int // of each run of the tests of mail, which run alone
 	long             time.Duration
 	out, binary      string
 	tests            []*test
@@ -122,6 +124,9 @@ func (r *runner) run(ctx context.Context, identity bool) error {
 	defer r.w.close()
 	if err := r.w.build(); err != nil {
 		return err
+	}
+	if r.messages > 0 {
+		return r.mail(ctx)
 	}
 	defer r.stopPeers()
 	r.startPeers()
