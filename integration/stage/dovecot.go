@@ -47,6 +47,7 @@ type DovecotOptions struct {
 	TLS      Pair   // its certificate
 	CA       string // the authority of client certificates
 	Relay    string // host:port that its submission service hands messages to
+	Shared   string // the home directories, if other Dovecots serve the same: seeded by the first of them
 }
 
 type dovecotValues struct {
@@ -58,6 +59,7 @@ type dovecotValues struct {
 	IMAP, IMAPS, POP3, POP3S, Sub, Subs, Sieve int
 	LMTP                                       int
 	MasterUser                                 string
+	Mail                                       string
 }
 
 // StartDovecot serves the accounts from dir, which has to have a short name since sockets are in it.
@@ -78,6 +80,9 @@ func StartDovecot(dir string, n *Network, o DovecotOptions, accounts []Account) 
 	}
 	d := &Dovecot{HostName: o.HostName, IP: n.IP(o.Host), dir: dir, program: program, doveadm: doveadm, net: n,
 		conf: filepath.Join(dir, "dovecot.conf"), MailDir: filepath.Join(dir, "mail"), Socket: filepath.Join(dir, "run", "sasl")}
+	if o.Shared != "" {
+		d.MailDir = o.Shared
+	}
 	if err := d.prepare(o, accounts); err != nil {
 		return nil, fmt.Errorf("prepare Dovecot %s: %w", o.HostName, err)
 	}
@@ -93,6 +98,9 @@ func (d *Dovecot) prepare(o DovecotOptions, accounts []Account) error {
 		return err
 	}
 	for _, a := range accounts {
+		if _, err := os.Stat(filepath.Join(d.MailDir, a.Login)); err == nil {
+			continue // by another Dovecot
+		}
 		if err := seed(filepath.Join(d.MailDir, a.Login), o.HostName, a.Login); err != nil {
 			return err
 		}
@@ -132,7 +140,7 @@ func (d *Dovecot) values(o DovecotOptions) (v dovecotValues, uid, gid int, err e
 	if err != nil {
 		return v, 0, 0, err
 	}
-	v = dovecotValues{DovecotOptions: o, Dir: d.dir, IP: d.IP, MasterUser: MasterUser,
+	v = dovecotValues{DovecotOptions: o, Dir: d.dir, IP: d.IP, MasterUser: MasterUser, Mail: d.MailDir,
 		TokenURL: "http://" + d.net.Addr(HostTokens, PortTokens) + "/introspect?token=",
 		IMAP:     PortIMAP, IMAPS: PortIMAPS, POP3: PortPOP3, POP3S: PortPOP3S, Sub: PortSubmission, Subs: PortSubmissions,
 		Sieve: PortSieve, LMTP: PortLMTP,
