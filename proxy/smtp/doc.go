@@ -22,6 +22,19 @@
 // not be delivered goes into the queue (package spool), and the answer comes when it is safe there. A message that
 // every recipient's member refuses for good is refused, and not queued to be bounced.
 //
+// # Smuggling
+//
+// What follows "text" in a message, and what servers make of it (TestSmuggling here; TestSmugglingToPostfix in integration
+// with a real one). Only CRLF.CRLF is an end.
+//
+//	behind the text         go-smtp's server            Postfix 3.7 as it comes  here: refuse  here: repair
+//	LF.CRLF LF.LF CRLF.LF   one, LF handed on           two messages             554 5.6.0     one, CRLF for LF
+//	CRLF.CRCRLF             one, dot and CR are lost    two messages             554 5.6.0     one
+//	CR.CR CR.CRLF CR.LF     one, CR handed on           one                      554 5.6.0     one, CRLF for CR
+//	CRLF.CR                 one, dot and CR are lost    one                      554 5.6.0     one
+//	CRCRLF.CRLF             one: overlooks a real end   one, ended               554, ended    one, ended
+//	CRLF.NULCRLF            one                         one                      one           one
+//
 // # Never an open relay
 //
 // Mail is taken for accounts of the directory alone: an address that nobody has is refused with 550 5.1.1, one outside
