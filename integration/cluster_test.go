@@ -108,7 +108,6 @@ directory:
 hosts:
 {{.Hosts}}
 backend:
-  ports: {imap: 10143, pop3: 10110, submission: 10587, sieve: 14190, lmtp: 10024}
 {{.Backend}}
 domains: {default: example.com}
 listeners:
@@ -129,7 +128,7 @@ type frontend struct {
 	Servers   string // directory.servers
 	Directory string // more keys of directory
 	Hosts     string // the rows of hosts
-	Backend   string // more keys of backend
+	Backend   string // the keys of backend: the ports of the members when empty
 	Base      int    // added to the well-known ports: 10000 when 0
 }
 
@@ -153,6 +152,9 @@ func (f *fleet) front(t testing.TB, host int, change func(*frontend)) *frontend 
 	d.Servers = "ldif:" + writeLDIF(t, d.Dir, f.Accounts...)
 	if change != nil {
 		change(d)
+	}
+	if !strings.Contains(d.Backend, "ports:") {
+		d.Backend += "\n  ports: {imap: 10143, pop3: 10110, submission: 10587, sieve: 14190, lmtp: 10024}"
 	}
 	text, err := d.text()
 	if err != nil {
@@ -325,4 +327,15 @@ func (f *frontend) session(t testing.TB, a stage.Account) (c *talk.Conn, at stri
 	}
 	t.Cleanup(c.Close)
 	return c, at
+}
+
+// writeSecret writes a password file.
+func writeSecret(t testing.TB, path, secret string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
