@@ -4,6 +4,8 @@ GO       ?= go
 PREFIX   ?= /usr/local
 DESTDIR  ?=
 FUZZTIME ?= 10s
+FAILOVER_ACCOUNTS ?= 500000
+FAILOVER_SOAK     ?= 200
 LDFLAGS  ?= -s -w
 
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -17,7 +19,7 @@ PROGRAMS = $(shell $(GO) list ./... | grep -E '^mailmux/(integration|tools)(/|$$
 UNITS    = $(shell $(GO) list ./... | grep -vE '^mailmux/(integration|tools)(/|$$)')
 
 .DEFAULT_GOAL := build
-.PHONY: build test check demo fuzz bench bench-go install clean help
+.PHONY: build test check demo fuzz bench bench-go bench-failover soak-failover install clean help
 
 build: ## Build mailmux and hostfailover into bin/.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mailmux ./cmd/hostfailover
@@ -53,6 +55,12 @@ bench: ## Measure mailmux beside its peers.
 bench-go: ## Run the Go benchmarks of every package.
 	$(GO) test -run '^$$' -bench . -benchmem $(UNITS)
 
+bench-failover: ## Move one half of FAILOVER_ACCOUNTS (500000) in slapd, beside ldapmodify. Takes 3 to 5 minutes.
+	FAILOVER_ACCOUNTS=$(FAILOVER_ACCOUNTS) $(GO) test -count=1 -timeout 60m -run TestFailoverSpeed -v ./failover
+
+soak-failover: ## Kill hostfailover and slapd FAILOVER_SOAK (200) times, then all evils on FAILOVER_ACCOUNTS. Takes an hour or less.
+	FAILOVER_SOAK=$(FAILOVER_SOAK) FAILOVER_ACCOUNTS=$(FAILOVER_ACCOUNTS) $(GO) test -count=1 -timeout 120m -run 'TestKilledAtAnyInstant|TestEveryEvilAtOnce' -v ./cmd/hostfailover
+
 install: build ## Install programs, manual page, completion and systemd unit below PREFIX (/usr/local), honouring DESTDIR.
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man8 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
@@ -65,4 +73,4 @@ clean: ## Remove what was built.
 	rm -rf bin
 
 help: ## List the targets.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16

@@ -58,12 +58,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 
 func newSoak(t *testing.T, accounts int) *soak {
 	s := &soak{t: t, dir: t.TempDir(), accounts: accounts}
-	s.binary = filepath.Join(s.dir, "hostfailover")
-	if out, err := exec.Command("go", "build", "-o", s.binary, ".").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	s.secret = filepath.Join(s.dir, "secret")
-	writeFile(t, s.secret, slapdtest.BindPassword)
+	s.build()
 	var b strings.Builder
 	for i := range accounts {
 		fmt.Fprintf(&b, "dn: %s\nobjectClass: inetOrgPerson\nobjectClass: mailAccount\nuid: user%06d\ncn: x\nsn: x\nmail: user%06d@example.com\nhostServer: %s\n\n",
