@@ -37,6 +37,7 @@ var layers = map[string][]string{
 	"proxy/lmtp":           {"proxy/smtpwire", "proxy/envelope", "proxy/deliver", "proxy/incoming"},
 	"proxy/deliver":        {"directory", "proxy", "proxy/wire", "proxy/backend", "proxy/smtpwire", "proxy/envelope", "proxy/spool"},
 	"proxy/spool":          {"directory", "proxy", "proxy/wire", "proxy/backend", "proxy/smtpwire", "proxy/envelope"},
+	"proxy/claims":         {"proxy", "proxy/backend", "proxy/splice"},
 	"proxy/admin":          {"directory", "proxy", "proxy/backend", "proxy/spool"},
 	"proxy/prototest":      {"directory", "proxy", "proxy/wire", "proxy/auth", "proxy/backend"},
 	"cmd/internal/conf":    {"directory", "proxy", "proxy/backend", "proxy/admin", "proxy/auth", "proxy/deliver", "proxy/spool"},
@@ -63,7 +64,7 @@ var doors = map[string][]string{
 	"github.com/prometheus/":         {"proxy/admin", "proxy", "cmd/mailmux"},
 	"github.com/coreos/go-systemd":   {"cmd/mailmux", "proxy"},
 	"github.com/go-asn1-ber/":        {"directory", "tools/embedded/"},
-	"go.etcd.io/":                    {"proxy/claim", "proxy/claim/"},
+	"go.etcd.io/":                    {"proxy/claims"},
 	"mailmux/integration":            {"integration", "integration/"},
 }
 

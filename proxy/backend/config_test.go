@@ -44,7 +44,7 @@ func TestValidateJoinsAllFaults(t *testing.T) {
 		"backend.tls_server_name: belongs to",
 		"hosts.a.members: a host needs a member",
 		"hosts.a: is the same host as A",
-		"hosts.A.sticky: must be hash, none or least, got \"glue\"",
+		"hosts.A.sticky: must be hash, claim, none or least, got \"glue\"",
 		"hosts.A.members[1]: has the same name as members[0]",
 		"hosts.b.members[0].address: \"10.0.0.256\"",
 		"hosts.b.members[0].weight: must be 0 to 1000, got -1",

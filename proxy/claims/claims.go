@@ -1,0 +1,176 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"mailmux/proxy"
+	"mailmux/proxy/backend"
+)
+
+// ErrOutage: etcd does not answer, or this frontend has no lease there.
+var ErrOutage = errors.New("etcd is away")
+
+// ErrElsewhere: the account is on a member that cannot be used from here, and has not left it in time.
+var ErrElsewhere = errors.New("the account has not left its member")
+
+// Hosts is the host table; *backend.Table is one. Its methods may be called from many goroutines.
+type Hosts interface {
+	// Host finds a host by its name.
+	Host(name string) (*backend.Host, error)
+	// Down lists the members of claimed hosts, as host/member, that the checks see down.
+	Down() []string
+	// Decide takes members out that the controller has decided down, and gives back those that it names no more.
+	Decide(down map[string]string)
+	// Wishes is what the operator wants of the members, for SetWishes of another frontend.
+	Wishes() ([]byte, error)
+	// SetWishes puts the wishes of another frontend in place of those here.
+	SetWishes(text []byte) error
+}
+
+// Metrics counts what claims cost. Its methods are called from many goroutines, and do not wait.
+type Metrics interface {
+	// ClaimTransaction counts a request to etcd: what is take, join, release, renew or other; outcome is ok or failed.
+	ClaimTransaction(what string, ok bool, took time.Duration)
+}
+
+// Parts are what claims are made of, beside their configuration.
+type Parts struct {
+	Name    string // of this frontend, for operators
+	Hosts   Hosts
+	Wished  func()       // the operator's wishes have changed; it does not wait. nil: nobody is told
+	Log     *slog.Logger // nil is silent
+	Metrics Metrics      // nil counts nothing
+}
+
+// Claims is this frontend's part of the agreement. Its methods may be called from many goroutines.
+type Claims struct {
+	Parts
+
+	cfg    Config
+	keys   keys
+	client *clientv3.Client
+	server *server // nil without an embedded one
+	guard  *guard  // nil without one
+
+	mu      sync.Mutex
+	tenure  *tenure       // nil without a lease
+	changed chan struct{} // closed when tenure changes
+	held    map[string]*holding
+	loose   map[*user]struct{} // given without agreement, while etcd was away
+	users   int                // of all holdings
+	lastErr error              // why there is no lease
+	verdict verdict
+	wishRev int64 // of the key w that is in force here
+	seen    observed
+
+	fenced  atomic.Int64
+	workers chan struct{} // bounds requests that nobody waits for
+	ctx     context.Context
+	stop    context.CancelFunc
+	work    sync.WaitGroup
+}
+
+var _ proxy.Claims = (*Claims)(nil)
+
+// Requests that nobody waits for, such as taking back a holder, are at most so many at once.
+const workersAtOnce = 64
+
+// Open connects to etcd, or starts the embedded one, and begins to get a lease. It does not wait for that: while etcd is
+// away a frontend starts all the same. The caller closes the Claims.
+func Open(cfg Config, parts Parts) (*Claims, error) {
+	c := &Claims{Parts: parts, cfg: cfg.WithDefaults(), changed: make(chan struct{}), held: map[string]*holding{},
+		loose: map[*user]struct{}{}, workers: make(chan struct{}, workersAtOnce)}
+	c.keys = keys(c.cfg.Prefix)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = noMetrics{}
+	}
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	err := c.connect()
+	if err == nil && c.cfg.Guard != "off" {
+		c.guard, err = startGuard(c.cfg.Margin, c.Log)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.work.Go(c.run)
+	return c, nil
+}
+
+// Close gives the lease back, which takes all claims back with it. The sessions have to be closed before; those that are
+// not are closed now.
+func (c *Claims) Close() {
+	c.stop()
+	c.work.Wait()
+	if c.guard != nil {
+		c.guard.close()
+	}
+	if c.client != nil {
+		c.client.Close()
+	}
+	if c.server != nil {
+		c.server.close()
+	}
+}
+
+// commit sends a transaction, within claims.timeout. An error may mean that it is carried out all the same, now or later.
+func (c *Claims) commit(ctx context.Context, what string, txn func(clientv3.Txn) clientv3.Txn) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	began := time.Now()
+	r, err := txn(c.client.Txn(ctx)).Commit()
+	c.Metrics.ClaimTransaction(what, err == nil, time.Since(began))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrOutage, what, err)
+	}
+	return r, nil
+}
+
+// get reads keys, within claims.timeout.
+func (c *Claims) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	began := time.Now()
+	r, err := c.client.Get(ctx, key, options...)
+	c.Metrics.ClaimTransaction("other", err == nil, time.Since(began))
+	if err != nil {
+		return nil, fmt.Errorf("%w: read %s: %w", ErrOutage, key, err)
+	}
+	return r, nil
+}
+
+// background runs what nobody waits for, not too many at once.
+func (c *Claims) background(f func()) {
+	c.work.Go(func() {
+		c.workers <- struct{}{}
+		defer func() { <-c.workers }()
+		f()
+	})
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+type noMetrics struct{}
+
+func (noMetrics) ClaimTransaction(string, bool, time.Duration) {}

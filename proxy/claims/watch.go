@@ -1,0 +1,198 @@
+package claims
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// watch is what a frontend follows in etcd: the whole state first, then each change.
+type watch struct {
+	key     string
+	options []clientv3.OpOption
+	put     func(t *tenure, kv *mvccpb.KeyValue)
+	missing func(t *tenure) // the key is not there; nil for prefixes
+}
+
+func (c *Claims) watches() []watch {
+	return []watch{
+		{key: c.keys.wishes(), put: c.wished, missing: c.noWishes},
+		{key: c.keys.verdict(), put: c.judged, missing: func(t *tenure) { c.judge(t, verdict{}) }},
+		{key: c.keys.moves(), options: []clientv3.OpOption{clientv3.WithPrefix()}, put: c.moved},
+	}
+}
+
+// follow keeps up with one watch until the tenure ends.
+func (c *Claims) follow(t *tenure, w watch) {
+	told := false
+	for wait := firstWait; t.ctx.Err() == nil; wait = min(wait*2, time.Second) {
+		r, err := c.get(t.ctx, w.key, append(slices.Clone(w.options), clientv3.WithLimit(maxListed))...)
+		if err == nil {
+			for _, kv := range r.Kvs {
+				w.put(t, kv)
+			}
+			if len(r.Kvs) == 0 && w.missing != nil {
+				w.missing(t)
+			}
+			if !told {
+				told = true
+				t.loaded <- struct{}{} // has room for every watch
+			}
+			wait = firstWait
+			c.changes(t, w, r.Header.Revision)
+		}
+		if pause(t.ctx, wait) != nil {
+			return
+		}
+	}
+}
+
+// maxListed bounds how many keys are read at once: moves are few, and those beyond are seen when they change.
+const maxListed = 10_000
+
+// changes follows a watch from a revision on, until it breaks.
+func (c *Claims) changes(t *tenure, w watch, rev int64) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(t.ctx))
+	defer cancel()
+	for r := range c.client.Watch(ctx, w.key, append(slices.Clone(w.options), clientv3.WithRev(rev+1))...) {
+		if r.Err() != nil {
+			return
+		}
+		for _, e := range r.Events {
+			switch {
+			case e.Type == clientv3.EventTypePut:
+				w.put(t, e.Kv)
+			case w.missing != nil:
+				w.missing(t)
+			}
+		}
+	}
+}
+
+// moved closes the sessions of an account that is to leave the member that it has here.
+func (c *Claims) moved(_ *tenure, kv *mvccpb.KeyValue) {
+	var v moveValue
+	key := strings.TrimPrefix(string(kv.Key), c.keys.moves())
+	if err := decode(kv.Value, &v); err != nil {
+		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+		return
+	}
+	c.mu.Lock()
+	h := c.held[key]
+	if h == nil || h.settled && (h.member.String() == v.To || v.From != "" && h.member.String() != v.From) {
+		c.mu.Unlock()
+		return
+	}
+	evict := c.leave(h)
+	c.mu.Unlock()
+	c.background(evict)
+}
+
+// judged takes over what the controller has decided.
+func (c *Claims) judged(t *tenure, kv *mvccpb.KeyValue) {
+	var v verdict
+	if err := decode(kv.Value, &v); err != nil {
+		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+		return
+	}
+	c.judge(t, v)
+}
+
+// judge takes the members out that are down, and closes the sessions there. The report acknowledges it when they are gone.
+func (c *Claims) judge(t *tenure, v verdict) {
+	down := make(map[string]string, len(v.Down))
+	for name, since := range v.Down {
+		down[name] = "decided down by the controller at " + since.Format(time.RFC3339)
+	}
+	c.Hosts.Decide(down)
+	c.mu.Lock()
+	if v.Epoch != c.verdict.Epoch {
+		c.Log.Info("claims: the controller has decided", "epoch", v.Epoch, "down", len(v.Down))
+	}
+	c.verdict = v
+	var evictions []func()
+	for _, h := range c.held {
+		if h.settled && h.member.Decided() {
+			evictions = append(evictions, c.leave(h))
+		}
+	}
+	c.mu.Unlock()
+	for _, evict := range evictions {
+		c.background(evict)
+	}
+	t.due()
+}
+
+// due asks for a report.
+func (t *tenure) due() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wished takes over the operator's wishes.
+func (c *Claims) wished(_ *tenure, kv *mvccpb.KeyValue) {
+	if len(kv.Value) > maxValue {
+		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", "the value is too long")
+		return
+	}
+	c.mu.Lock()
+	news := kv.ModRevision > c.wishRev
+	c.wishRev = max(c.wishRev, kv.ModRevision)
+	c.mu.Unlock()
+	if !news {
+		return
+	}
+	if err := c.Hosts.SetWishes(kv.Value); err != nil {
+		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+		return
+	}
+	if c.Wished != nil {
+		c.Wished()
+	}
+}
+
+// noWishes is for a site that has none yet: what this frontend remembers of its own becomes everybody's.
+func (c *Claims) noWishes(t *tenure) {
+	c.mu.Lock()
+	c.wishRev = 0
+	c.mu.Unlock()
+	if err := c.Publish(t.ctx); err != nil {
+		c.Log.Warn("claims: publish the operator's wishes", "error", err)
+	}
+}
+
+// Publish makes the wishes of this frontend's host table those of the site. It fails, and takes those of the site over,
+// if somebody else has changed them at the same moment.
+func (c *Claims) Publish(ctx context.Context) error {
+	text, err := c.Hosts.Wishes()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	rev := c.wishRev
+	c.mu.Unlock()
+	key := c.keys.wishes()
+	r, err := c.commit(ctx, "other", func(txn clientv3.Txn) clientv3.Txn {
+		return txn.If(unchanged(key, rev)).Then(clientv3.OpPut(key, string(text))).Else(clientv3.OpGet(key))
+	})
+	if err != nil {
+		return fmt.Errorf("publish the wish: %w", err)
+	}
+	if r.Succeeded {
+		c.mu.Lock()
+		c.wishRev = max(c.wishRev, r.Header.Revision)
+		c.mu.Unlock()
+		return nil
+	}
+	for _, kv := range r.Responses[0].GetResponseRange().Kvs {
+		c.wished(nil, kv)
+	}
+	return fmt.Errorf("publish the wish: somebody else has changed the wishes at the same moment; look, and say it again")
+}
