@@ -82,6 +82,38 @@ func TestJournalIsReadBackwards(t *testing.T) {
 	}
 }
 
+// Behind a line that could not be written whole nothing more is written: the next one would be lost in it.
+func TestJournalEndsWithItsDisk(t *testing.T) {
+	j, err := OpenJournal(filepath.Join(t.TempDir(), "j"), Header{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := j.file
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	j.file = full
+	batch := []directory.Change{{DN: "uid=1", From: "a", To: "b"}}
+	if _, err := j.Intend(batch); err == nil {
+		t.Error("a full disk is no error")
+	}
+	j.file = whole // there is room again
+	if _, err := j.Intend(batch); err == nil {
+		t.Error("it goes on behind half a line")
+	}
+	if err := j.Void(1, Outcome{}); err == nil {
+		t.Error("it goes on behind half a line")
+	}
+	if text, err := os.ReadFile(whole.Name()); err != nil || strings.Count(string(text), "\n") != 1 {
+		t.Errorf("%v: %s", err, text)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Lines come whole and in order, wherever the blocks that are read end.
 func TestBackwards(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
