@@ -21,7 +21,7 @@ import (
 
 // listener is one listening socket. Its configuration may change at a reload, its address does not.
 type listener struct {
-	tcp    *net.TCPListener
+	socket *splice.Acceptor
 	cfg    atomic.Pointer[Listener]
 	closed sync.Once
 }
@@ -36,7 +36,7 @@ const (
 )
 
 // listen opens one address. Connections inherit the socket's options, which saves their calls on each of them.
-func listen(address string) (*net.TCPListener, error) {
+func listen(address string) (*listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(setListenOptions)
 	}}
@@ -44,7 +44,15 @@ func listen(address string) (*net.TCPListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.(*net.TCPListener), nil
+	return newListener(l.(*net.TCPListener))
+}
+
+func newListener(tcp *net.TCPListener) (*listener, error) {
+	socket, err := splice.NewAcceptor(tcp)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{socket: socket}, nil
 }
 
 func setListenOptions(fd uintptr) {
@@ -65,7 +73,9 @@ func (srv *Server) inherit(l net.Listener) {
 	if raw, err := tcp.SyscallConn(); err == nil {
 		raw.Control(setListenOptions)
 	}
-	srv.listeners[tcp.Addr().String()] = &listener{tcp: tcp}
+	if l, err := newListener(tcp); err == nil {
+		srv.listeners[l.socket.Addr().String()] = l
+	}
 }
 
 // key is an address as the listeners' map has it.
@@ -86,12 +96,12 @@ func (srv *Server) open(config []Listener) (map[string]*listener, error) {
 		if opened[key] != nil || srv.find(key) != nil && !strings.HasSuffix(key, ":0") {
 			continue
 		}
-		tcp, err := listen(c.Address)
+		l, err := listen(c.Address)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("listeners[%d].address: %w", i, err))
 			continue
 		}
-		opened[key] = &listener{tcp: tcp}
+		opened[key] = l
 	}
 	if len(faults) > 0 {
 		for _, l := range opened {
@@ -108,7 +118,7 @@ func (srv *Server) find(key string) *listener {
 		return l
 	}
 	for _, l := range srv.listeners {
-		if bound := l.tcp.Addr().String(); bound == key || bound == strings.Replace(key, "[::]:", "0.0.0.0:", 1) {
+		if bound := l.socket.Addr().String(); bound == key || bound == strings.Replace(key, "[::]:", "0.0.0.0:", 1) {
 			return l
 		}
 	}
@@ -141,18 +151,18 @@ func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
 	srv.noteOwn()
 }
 
-func (l *listener) close() { l.closed.Do(func() { l.tcp.Close() }) }
+func (l *listener) close() { l.closed.Do(func() { l.socket.Close() }) }
 
 // accept is a listener's goroutine: hold a slot, accept, begin the session.
 func (srv *Server) accept(l *listener) {
 	backoff := 5 * time.Millisecond
 	for srv.slots.wait() {
-		nc, err := l.tcp.AcceptTCP()
+		nc, err := l.socket.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil: // out of descriptors or memory; it passes
-			srv.log.Warn("cannot accept a connection", "address", l.tcp.Addr().String(), "error", err, "next_try_in", backoff.String())
+			srv.log.Warn("cannot accept a connection", "address", l.socket.Addr().String(), "error", err, "next_try_in", backoff.String())
 			if pause(srv.ctx, backoff) != nil {
 				return
 			}
@@ -164,7 +174,7 @@ func (srv *Server) accept(l *listener) {
 			nc.Close()
 			return
 		}
-		srv.sessions.Go(func() { srv.serve(splice.NewSock(nc), *l.cfg.Load()) })
+		srv.begin(nc, *l.cfg.Load())
 	}
 }
 
@@ -175,7 +185,7 @@ func (srv *Server) Addrs() map[string][]net.Addr {
 	addrs := map[string][]net.Addr{}
 	for _, l := range srv.listeners {
 		service := l.cfg.Load().Service
-		addrs[service] = append(addrs[service], l.tcp.Addr())
+		addrs[service] = append(addrs[service], l.socket.Addr())
 	}
 	return addrs
 }
@@ -209,7 +219,7 @@ func (o *ownAddrs) here(a netip.Addr) bool {
 func (srv *Server) noteOwn() {
 	o := &ownAddrs{}
 	for _, l := range srv.listeners {
-		o.bound = append(o.bound, addrPort(l.tcp.Addr()))
+		o.bound = append(o.bound, addrPort(l.socket.Addr()))
 	}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mailmux/proxy/splice"
 )
 
 // DialInfo is what a member may be told about the client in a PROXY header. The zero DialInfo stands for a connection
@@ -215,4 +217,18 @@ func bound(fd int, from netip.Addr) error {
 		splice.SetOption(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1),
 		os.NewSyscallError("bind", unix.Bind(fd, sa)),
 	)
+}
+
+// reachMember connects for a check. It takes no turn: one check of a member runs at a time.
+func reachMember(ctx context.Context, m *Member, service int) (net.Conn, error) {
+	e := m.settings.Load()
+	conn, err := m.connect(ctx, e, e.ports[service], e.local.ports[service])
+	if err != nil {
+		return nil, err
+	}
+	if err := writeHeader(conn, e, DialInfo{}); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }

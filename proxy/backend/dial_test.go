@@ -492,7 +492,13 @@ func BenchmarkDial(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		c.SetLinger(0) // no port is left in TIME_WAIT
+		raw, err := c.SyscallConn()
+		if err != nil {
+			b.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) { // no port is left in TIME_WAIT
+			unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		})
 		c.Close()
 	}
 }

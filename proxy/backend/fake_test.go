@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"mailmux/proxy/splice"
 )
 
 // fake is a member on the loopback: each connection is given to a function, and closed when that returns.
@@ -119,7 +121,7 @@ func member(t testing.TB, address string, settings Settings, options Options) *M
 }
 
 // dial connects and fails the test if that fails.
-func dial(t testing.TB, m *Member, d DialInfo) *net.TCPConn {
+func dial(t testing.TB, m *Member, d DialInfo) *splice.Sock {
 	t.Helper()
 	c, err := m.Dial(context.Background(), "imap", d)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -82,11 +83,14 @@ func (b *poller) run() {
 // wait asks for events without waiting for them.
 func wait(epfd int, events []unix.EpollEvent) int {
 	for {
-		n, err := unix.EpollWait(epfd, events, 0)
-		if err == unix.EINTR {
-			continue
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n)
+		case unix.EINTR:
+		default:
+			return 0
 		}
-		return max(n, 0)
 	}
 }
 
