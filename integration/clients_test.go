@@ -21,6 +21,13 @@ func run(t testing.TB, input string, argv ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	return runWith(ctx, input, argv...)
+}
+
+// runFor is run until the end of a context.
+func runFor(ctx context.Context, argv ...string) (string, error) { return runWith(ctx, "", argv...) }
+
+func runWith(ctx context.Context, input string, argv ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin = strings.NewReader(input)
 	var out bytes.Buffer
