@@ -187,7 +187,7 @@ func (s *Session) rcpt(ctx context.Context, args []byte) error {
 	case 2:
 		s.accepted++
 	case 5:
-		if s.refused++; s.refused >= maxRefused && !s.handler.dialect.LMTP && !s.Known() {
+		if s.refused++; s.refused >= maxRefused && !s.familiar() {
 			return proxy.ErrBadCommands
 		}
 	}
@@ -196,12 +196,16 @@ func (s *Session) rcpt(ctx context.Context, args []byte) error {
 
 // recipient looks a recipient up and gives it to the receiver.
 func (s *Session) recipient(ctx context.Context, r envelope.Recipient) smtpwire.Reply {
-	if !s.local(r.Address) {
+	ours := s.local(r.Address)
+	if !ours && !s.handler.dialect.Abroad {
 		return smtpwire.Reply{Code: 550, Text: "5.7.1 No mail for that domain is taken here"}
 	}
 	route, err := s.Recipient(ctx, r.Address)
-	if errors.Is(err, directory.ErrNoUser) && s.postmaster(r.Address) {
+	if errors.Is(err, directory.ErrNoUser) && ours && s.postmaster(r.Address) {
 		route, err = s.Recipient(ctx, s.cfg.Postmaster)
+	}
+	if errors.Is(err, directory.ErrNoUser) && s.abroad(r.Address, ours) {
+		return s.receiver.Recipient(ctx, deliver.Job{Recipient: r})
 	}
 	if err != nil {
 		reply := refusal(proxy.CauseOf(err), s.ID())
@@ -210,6 +214,13 @@ func (s *Session) recipient(ctx context.Context, r envelope.Recipient) smtpwire.
 		return reply
 	}
 	return s.receiver.Recipient(ctx, deliver.Job{Recipient: r, Route: route})
+}
+
+// abroad says whether an address that nobody here has may be somebody's elsewhere: it has a domain, and that is none of
+// delivery.local_domains.
+func (s *Session) abroad(address string, ours bool) bool {
+	at := strings.LastIndexByte(address, '@')
+	return s.handler.dialect.Abroad && at > 0 && at < len(address)-1 && (!ours || len(s.cfg.LocalDomains) == 0)
 }
 
 // local says whether mail for the recipient's domain is taken. What has no valid form is for Recipient to refuse.

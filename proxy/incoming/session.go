@@ -20,6 +20,12 @@ type Dialect struct {
 	LMTP bool
 	// Begin makes a session's receiver.
 	Begin func(*Session) Receiver
+	// Welcome says why a client may not come in at all: the reply that it gets in place of the greeting, "" for none. nil
+	// lets everybody in.
+	Welcome func(*Session) string
+	// Abroad lets recipients through that the directory does not know and that may be somebody's elsewhere: the route of
+	// their job has no host. Clients are this site's own servers then.
+	Abroad bool
 	// Admit says whether a client may bring one more message now. nil admits all.
 	Admit func(*Session) bool
 }
@@ -95,6 +101,9 @@ func (h *Handler) Serve(ctx context.Context, ps *proxy.Session) error {
 	s := &Session{Session: ps, Deliverer: h.deliverer, handler: h, cfg: h.deliverer.Config(), state: connected}
 	s.receiver = h.dialect.Begin(s)
 	defer s.reset()
+	if err := s.welcome(); err != nil {
+		return err
+	}
 	if err := s.waitForSilence(); err != nil {
 		return err
 	}
@@ -113,10 +122,32 @@ func (h *Handler) Serve(ctx context.Context, ps *proxy.Session) error {
 // errQuit: the client has taken its leave.
 var errQuit = errors.New("quit")
 
+// errUnwelcome: the client may not come in, by Dialect.Welcome.
+var errUnwelcome = errors.New("client is of no network that this service is for")
+
+// welcome sends clients away that the service is not for. The first word counts: nothing that a client says of itself
+// later, by XCLIENT, brings it in.
+func (s *Session) welcome() error {
+	if s.handler.dialect.Welcome == nil {
+		return nil
+	}
+	if refusal := s.handler.dialect.Welcome(s); refusal != "" {
+		s.Client.Line(refusal)
+		return errUnwelcome
+	}
+	return nil
+}
+
+// familiar says whether the client is one that need not be kept from guessing and talking: an MTA of this site, or one that
+// is exempt from limits.
+func (s *Session) familiar() bool {
+	return s.handler.dialect.LMTP || s.handler.dialect.Abroad || s.Known()
+}
+
 // waitForSilence keeps the greeting back where that is configured. A client that talks before it is greeted does not wait
 // for answers, and is no mail server (RFC 5321 section 3.1).
 func (s *Session) waitForSilence() error {
-	if s.cfg.GreetingDelay == 0 || s.handler.dialect.LMTP || s.Secure() || s.Known() {
+	if s.cfg.GreetingDelay == 0 || s.Secure() || s.familiar() {
 		return nil
 	}
 	if err := s.Await(s.cfg.GreetingDelay); err != nil {
@@ -178,7 +209,7 @@ const maxIdle = 100
 
 // idled counts a command that brings no message nearer. An MTA in front, and who is exempt from limits, may send any number.
 func (s *Session) idled() error {
-	if s.idle++; s.idle > maxIdle && !s.handler.dialect.LMTP && !s.Known() {
+	if s.idle++; s.idle > maxIdle && !s.familiar() {
 		return proxy.ErrBadCommands
 	}
 	return nil

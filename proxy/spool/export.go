@@ -119,7 +119,11 @@ func (x *Export) find(again string) error {
 			return nil
 		}
 	}
-	return x.begin()
+	err = x.begin()
+	if errors.Is(err, ErrNothing) && len(names) > 0 {
+		return fmt.Errorf("%w; earlier exports: %s", err, strings.Join(names, ", "))
+	}
+	return err
 }
 
 func orNone(names []string) string {

@@ -70,8 +70,8 @@ type ages struct {
 	oldest map[string]time.Time // by the name of the shelf
 }
 
-// Survey is Stats with the ages. It reads the names in the directories for them, opening no file: at most every five
-// seconds, and so seldom that it takes a hundredth of the time.
+// Survey is Stats with the ages. It reads the names in the directories for them, opening no file, and so seldom that it
+// takes a hundredth of the time at most: with very many messages the ages are as old as that.
 func (s *Spool) Survey() Stats {
 	oldest := s.oldest()
 	st := s.Stats()
@@ -91,7 +91,7 @@ func (s *Spool) oldest() map[string]time.Time {
 	s.ages.mu.Lock()
 	defer s.ages.mu.Unlock()
 	began := time.Now()
-	if began.Sub(s.ages.at) < max(5*time.Second, 100*s.ages.took) {
+	if began.Sub(s.ages.at) < 100*s.ages.took {
 		return s.ages.oldest
 	}
 	first := make(map[string]string)
