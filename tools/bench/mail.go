@@ -37,7 +37,8 @@ type mailPeer struct {
 	name   string
 	host   int
 	queues bool
-	clean  func() error // empties its queue while it is stopped
+	before func(test string) error // what a test needs, while it is stopped; nil for none
+	clean  func() error            // empties its queue while it is stopped
 	dir    string
 	argv   []string
 	group  *group
@@ -180,6 +181,11 @@ func (r *runner) mailRun(ctx context.Context, p *mailPeer, test string, messages
 			return f, err
 		}
 		defer s.close()
+	}
+	if p.before != nil {
+		if err := p.before(test); err != nil {
+			return f, err
+		}
 	}
 	if err := p.group.start(p.argv...); err != nil {
 		return f, err

@@ -118,7 +118,19 @@ func (p *mailPeer) preparePostfix(w *world) error {
 		return err
 	}
 	as := &peer{dir: p.dir, host: p.host}
-	for name, text := range map[string]string{"main.cf": postfixMain, "master.cf": postfixMaster, "recipient.cf": postfixMap,
+	// To queue, it is told to try no deliveries at all; mailmux finds out that the sinks are away, and tries now and then.
+	p.before = func(test string) error {
+		text := postfixMain
+		if test == "queue" {
+			text += "defer_transports = lmtp\n"
+		}
+		_, err := as.file("conf/main.cf", expand(text, w, as, nil))
+		return err
+	}
+	if err := p.before("deliver"); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{"master.cf": postfixMaster, "recipient.cf": postfixMap,
 		"transport.cf": postfixMap + "result_format = lmtp:inet:[%s]:" + portSink + "\n"} {
 		if _, err := as.file("conf/"+name, expand(text, w, as, nil)); err != nil {
 			return err
