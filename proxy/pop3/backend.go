@@ -25,10 +25,8 @@ type member struct {
 
 // enter logs in on a member: greeting, STLS, who the client is, the credentials.
 //
-// Who the client is and USER go in one write, as Dovecot's own proxy sends them. PASS and AUTH wait for the answers,
-// though a member may well take them at once: the answer to them comes from another process there, in a packet of its
-// own, and a kernel that has not seen the packet before acknowledged keeps it back, for 40 ms (RFC 896, RFC 1122 section
-// 4.2.3.2). What we send meanwhile acknowledges.
+// A member that takes XCLIENT is a Dovecot or one of us, and reads commands ahead (RFC 2449 section 6.6): it gets XCLIENT,
+// USER and PASS in one write. Others get PASS when they have answered USER.
 func (s *session) enter(b *proxy.Backend) error {
 	xclient, err := readGreeting(b.Conn)
 	if err != nil {
@@ -109,6 +107,9 @@ func (m *member) enterByPassword(told auth.Told) error {
 		return proxy.ClientFault(errIllegal)
 	}
 	m.Line("USER ", told.User)
+	if m.xclient {
+		m.Secret("PASS [redacted]", "PASS ", told.Password)
+	}
 	if err := m.readIntroduction(); err != nil {
 		return err
 	}
@@ -119,7 +120,9 @@ func (m *member) enterByPassword(told auth.Told) error {
 	if !ok {
 		return refusal(line)
 	}
-	m.Secret("PASS [redacted]", "PASS ", told.Password)
+	if !m.xclient {
+		m.Secret("PASS [redacted]", "PASS ", told.Password)
+	}
 	if ok, line, err = readReply(m.Conn); err != nil {
 		return fmt.Errorf("PASS: %w", err)
 	}

@@ -119,8 +119,12 @@ func TestEnterByPassword(t *testing.T) {
 			want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, welcome: "+OK in",
 		},
 		{
-			name: "XCLIENT refused", says: "-ERR no\r\n+OK\r\n+OK in\r\n", member: member{xclient: true},
-			want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, welcome: "+OK in",
+			name: "at once, XCLIENT refused", says: "-ERR no\r\n+OK\r\n+OK in\r\n", member: member{xclient: true},
+			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, welcome: "+OK in",
+		},
+		{
+			name: "at once, USER refused", says: "+OK\r\n-ERR who?\r\n-ERR no\r\n", member: member{xclient: true},
+			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, err: proxy.ErrRejected,
 		},
 		{name: "USER refused", says: "-ERR who?\r\n", want: "USER ann\r\n", writes: 1, err: proxy.ErrRejected},
 		{name: "nonsense", says: "+OK\r\nBAD\r\n", want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, err: proxy.ErrProtocol},
