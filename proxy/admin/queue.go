@@ -110,7 +110,7 @@ func (s *Server) queues(mux *http.ServeMux) {
 	handle := func(pattern string, do http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if s.Queue == nil {
-				fail(w, http.StatusNotFound, errNoQueue)
+				fail(w, http.StatusConflict, errNoQueue)
 				return
 			}
 			control := http.NewResponseController(w) // a recorder of tests has no deadlines to lift
@@ -215,6 +215,7 @@ func (s *Server) queueFlush(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) queueImport(w http.ResponseWriter, r *http.Request) {
 	done, err := s.Queue.Import(r.Context(), r.Body)
+	_, _ = io.Copy(io.Discard, r.Body) // else the caller may see a broken pipe in place of the answer
 	switch {
 	case errors.Is(err, spool.ErrExport):
 		fail(w, http.StatusBadRequest, err)
