@@ -193,7 +193,7 @@ func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 			return []smtpwire.Reply{{Code: 250, Text: said.StatusText}}, nil
 		}
 		if reply, ok := replyOf(err); ok {
-			return []smtpwire.Reply{reply}, nil
+			return []smtpwire.Reply{later(reply)}, leaves(reply)
 		}
 		return nil, err
 	}
@@ -215,10 +215,29 @@ func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 		}
 		if !ok {
 			reply, broken = unanswered, err
+		} else if err := leaves(reply); err != nil {
+			reply, broken = later(reply), err
 		}
 		replies = append(replies, reply)
 	}
 	return replies, broken
+}
+
+// later makes 451 of 421: that the member ends its connection says nothing of ours, and a client that is told so would believe it,
+// and bring the recipients that are served already once more.
+func later(reply smtpwire.Reply) smtpwire.Reply {
+	if reply.Code == 421 {
+		reply.Code = 451
+	}
+	return reply
+}
+
+// leaves is an error if the member ends its connection with a reply (RFC 5321 section 3.8).
+func leaves(reply smtpwire.Reply) error {
+	if reply.Code == 421 {
+		return fmt.Errorf("member takes its leave with %q", reply)
+	}
+	return nil
 }
 
 // unanswered is for a recipient whose fate is not known.
