@@ -135,7 +135,7 @@ func manual() string {
 
 // roff protects what man(7) would take for something else.
 func roff(s string) string {
-	s = strings.ReplaceAll(s, `\`, `\e`)
+	s = strings.NewReplacer(`\`, `\e`, "…", "...").Replace(s) // not every roff reads UTF-8
 	s = strings.ReplaceAll(s, "-", `\-`)
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
 		s = `\&` + s
