@@ -112,9 +112,11 @@ backend:
 domains: {default: example.com}
 listeners:
   - {service: imap, address: "{{.IP}}:{{.Port 143}}", allow_plaintext: true, identity_from: [127.0.0.0/8]}
+{{- if not .IMAPOnly}}
   - {service: pop3, address: "{{.IP}}:{{.Port 110}}", allow_plaintext: true, identity_from: [127.0.0.0/8]}
   - {service: submission, address: "{{.IP}}:{{.Port 587}}", allow_plaintext: true, identity_from: [127.0.0.0/8]}
   - {service: lmtp, address: "{{.IP}}:{{.Port 24}}"}
+{{- end}}
 limits: {per_address: 20000, per_account: 20000, failure_delay: 1ms, failure_delay_max: 1ms, drain_timeout: 2s, evacuation_rate: 20}
 admin: {address: "unix:{{.Dir}}/admin.sock", state: {{.Dir}}/state.json}
 log: {level: info, format: json}
@@ -130,6 +132,7 @@ type frontend struct {
 	Directory string // more keys of directory
 	Hosts     string // the rows of hosts
 	Backend   string // the keys of backend: the ports of the members when empty
+	IMAPOnly  bool   // no other listeners
 	Base      int    // added to the well-known ports: 10000 when 0
 }
 

@@ -60,14 +60,14 @@ func (m *Member) checkSoon(i int) {
 }
 
 // runChecks checks the services that are due, one after the other, so that a member has one check at a time. It says
-// when the next one is due.
-func (m *Member) runChecks(ctx context.Context) time.Time {
+// when the next one is due, and whether that is to confirm what the last one saw.
+func (m *Member) runChecks(ctx context.Context) (next time.Time, urgent bool) {
 	e := m.settings.Load()
 	if e.Check.AgentPort != 0 && !time.Now().Before(m.agentDue()) {
 		m.askAgent(ctx, e)
 	}
 	if e.Check.Mode == "off" {
-		return time.Now().Add(e.Check.Interval)
+		return time.Now().Add(e.Check.Interval), false
 	}
 	for i := range services {
 		if !m.table.checked(i) || time.Now().Before(m.due(i)) {
@@ -80,19 +80,29 @@ func (m *Member) runChecks(ctx context.Context) time.Time {
 		}
 		m.checkDone(i, err, time.Since(began))
 	}
-	var next time.Time
 	if e.Check.AgentPort != 0 {
 		next = m.agentDue()
 	}
 	for i := range services {
-		if due := m.due(i); m.table.checked(i) && (next.IsZero() || due.Before(next)) {
+		if !m.table.checked(i) {
+			continue
+		}
+		if due := m.due(i); next.IsZero() || due.Before(next) {
 			next = due
 		}
+		urgent = urgent || m.unsure(i)
 	}
 	if next.IsZero() {
-		return time.Now().Add(e.Check.Interval)
+		next = time.Now().Add(e.Check.Interval)
 	}
-	return next
+	return next, urgent
+}
+
+// unsure says whether the checks of a service are on their way to rise or fall.
+func (m *Member) unsure(i int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.health[i].fails > 0 || m.health[i].passes > 0
 }
 
 // paceShare is the part of checks_per_second that the checks in their order may take. The rest is for those that confirm

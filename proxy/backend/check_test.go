@@ -493,3 +493,44 @@ func TestOurOwnShortageTakesNobodyOut(t *testing.T) {
 		tab.Close()
 	})
 }
+
+// TestAServerOfAThousandHostsDies: four thousand members are more than the bounds allow for, and a thousand of them fail
+// together. Confirming that goes before looking at the others, which are looked at all the same.
+func TestAServerOfAThousandHostsDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{}
+		var killed atomic.Bool
+		tab := table(t, crowd(1000), Options{Services: []string{"imap"}})
+		tab.reach = func(ctx context.Context, m *Member, i int) (net.Conn, error) {
+			if killed.Load() && m.Name() == "10.0.0.2" {
+				return nil, syscall.ECONNREFUSED
+			}
+			return p.reach(ctx, m, i)
+		}
+		tab.Start(context.Background())
+		time.Sleep(20 * time.Second)
+		lag := tab.CheckLag()
+		killed.Store(true)
+		began := time.Now()
+		down := func() (n int) {
+			tab.all(func(h *Host) {
+				if !h.Member("10.0.0.2").Available("imap") {
+					n++
+				}
+			})
+			return n
+		}
+		for down() < 1000 && time.Since(began) < time.Minute {
+			time.Sleep(100 * time.Millisecond)
+		}
+		took := time.Since(began)
+		time.Sleep(30 * time.Second)
+		t.Logf("intervals are %.1f times as long; %s late before; all 1000 out within %s; %s late after", tab.CheckFactor(),
+			lag.Round(time.Millisecond), took.Round(100*time.Millisecond), tab.CheckLag().Round(time.Millisecond))
+		if took > 10*time.Second || lag > time.Second || tab.CheckLag() > time.Second {
+			t.Error("the bounds delay the checks for too long")
+		}
+		tab.Close()
+		p.work.Wait()
+	})
+}

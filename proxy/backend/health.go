@@ -50,11 +50,11 @@ const rateWindow = 10 * time.Second
 type Change uint8
 
 const (
-	WentDown    Change = iota // no sessions any more: by the checks or the breaker
-	CameUp                    // takes sessions again
-	WasWishedOn               // the operator has withdrawn it, or put it back
-	Left                      // it is not in the table any more
-	WasDecidedOn              // the frontends' controller has decided it down, or given it back
+	WentDown     Change = iota // no sessions any more: by the checks or the breaker
+	CameUp                     // takes sessions again
+	WasWishedOn                // the operator has withdrawn it, or put it back
+	Left                       // it is not in the table any more
+	WasDecidedOn               // the frontends' controller has decided it down, or given it back
 )
 
 // String is the word for the log.
@@ -215,7 +215,8 @@ func (m *Member) checkDone(i int, err error, took time.Duration) {
 	case h.fails > 0 || h.passes > 0:
 		pause = e.Check.Interval / 8 // the next checks decide
 	case m.state.Load()&(1<<i) != 0:
-		pause /= 4 // the end of an outage is known sooner than its beginning
+		// The end of an outage is known sooner than its beginning, as far as the others leave room for that.
+		pause = pause/4 + 8*m.table.checks.late()
 	}
 	h.due = now.Add(jitter(pause))
 	event := m.turned(i, was)

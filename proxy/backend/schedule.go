@@ -8,10 +8,12 @@ import (
 )
 
 // scheduler runs tasks when they are due: a bounded number at once, and a bounded number a second. One goroutine waits
-// for all of them, so that thousands of members cost no goroutine while nothing is due.
+// for all of them, so that thousands of members cost no goroutine while nothing is due. Urgent tasks that are due go
+// before the others: where the bounds are too low for all, what confirms a failure must not wait behind what looks whether
+// all is well.
 type scheduler struct {
 	mu      sync.Mutex
-	queue   taskQueue
+	queues  [2]taskQueue  // the urgent ones, the others
 	wake    chan struct{} // the head of the queue or the bounds have changed
 	most    int
 	gap     time.Duration // between two units of work
@@ -23,13 +25,20 @@ type scheduler struct {
 // task is one thing to do again and again. It runs at most once at a time.
 type task struct {
 	due   time.Time
+	queue int        // which of the two it is in, or was in
 	cost  func() int // units of work for the bound a second
-	index int        // in the queue, or one of the two below
+	index int        // in its queue, or one of the two below
 	again time.Time
 	gone  bool
-	// do does it and says when it is due again.
-	do func(ctx context.Context) time.Time
+	// do does it and says when it is due again, and whether that is urgent.
+	do func(ctx context.Context) (due time.Time, urgent bool)
 }
+
+// The queues of a scheduler.
+const (
+	urgently = 0
+	inTurn   = 1
+)
 
 const (
 	idle    = -1 // not in the queue
@@ -37,7 +46,7 @@ const (
 )
 
 // newTask makes a task that is not due yet.
-func newTask(cost func() int, do func(ctx context.Context) time.Time) *task {
+func newTask(cost func() int, do func(ctx context.Context) (time.Time, bool)) *task {
 	return &task{cost: cost, index: idle, do: do}
 }
 
@@ -62,7 +71,8 @@ func (s *scheduler) poke() {
 	}
 }
 
-// at makes a task due at a time, or sooner if it is due sooner already. A task that runs is done once more then.
+// at makes a task due at a time, or sooner if it is due sooner already. A task that runs is done once more then. One that
+// is brought forward is urgent.
 func (s *scheduler) at(t *task, due time.Time) {
 	s.mu.Lock()
 	switch {
@@ -72,11 +82,10 @@ func (s *scheduler) at(t *task, due time.Time) {
 			t.again = due
 		}
 	case t.index == idle:
-		t.due = due
-		heap.Push(&s.queue, t)
+		s.push(t, due, inTurn)
 	case due.Before(t.due):
-		t.due = due
-		heap.Fix(&s.queue, t.index)
+		heap.Remove(&s.queues[t.queue], t.index)
+		s.push(t, due, urgently)
 	}
 	s.mu.Unlock()
 	s.poke()
@@ -91,8 +100,14 @@ func (s *scheduler) remove(t *task) {
 	defer s.mu.Unlock()
 	t.gone = true
 	if t.index >= 0 {
-		heap.Remove(&s.queue, t.index)
+		heap.Remove(&s.queues[t.queue], t.index)
 	}
+}
+
+// push puts a task that is in no queue into one. mu is held.
+func (s *scheduler) push(t *task, due time.Time, queue int) {
+	t.due, t.queue = due, queue
+	heap.Push(&s.queues[queue], t)
 }
 
 // late is how much later than due tasks begin, because of the bounds.
@@ -111,7 +126,10 @@ func (s *scheduler) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		t, wait := s.next(time.Now())
 		if t != nil {
-			work.Go(func() { s.done(t, t.do(ctx)) })
+			work.Go(func() {
+				due, urgent := t.do(ctx)
+				s.done(t, due, urgent)
+			})
 			continue
 		}
 		timer.Reset(wait)
@@ -128,14 +146,27 @@ func (s *scheduler) run(ctx context.Context) {
 func (s *scheduler) next(now time.Time) (*task, time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) == 0 || s.running >= s.most {
-		return nil, time.Hour // done and at wake it up
+	if s.running >= s.most {
+		return nil, time.Hour // done wakes it up
 	}
-	t := s.queue[0]
-	if wait := max(t.due.Sub(now), s.free.Sub(now)); wait > 0 {
-		return nil, wait
+	soonest := time.Hour // at and done wake it up
+	for q := range s.queues {
+		if len(s.queues[q]) == 0 {
+			continue
+		}
+		t := s.queues[q][0]
+		wait := max(t.due.Sub(now), s.free.Sub(now))
+		if wait <= 0 {
+			return s.begin(t, now), 0
+		}
+		soonest = min(soonest, wait)
 	}
-	heap.Pop(&s.queue)
+	return nil, soonest
+}
+
+// begin takes a task out of its queue and counts it. mu is held.
+func (s *scheduler) begin(t *task, now time.Time) *task {
+	heap.Pop(&s.queues[t.queue])
 	t.index = running
 	s.running++
 	s.lag += (now.Sub(t.due) - s.lag) / 16
@@ -143,20 +174,23 @@ func (s *scheduler) next(now time.Time) (*task, time.Duration) {
 		s.free = now // what was not used does not add up to a burst
 	}
 	s.free = s.free.Add(time.Duration(max(t.cost(), 1)) * s.gap)
-	return t, 0
+	return t
 }
 
-func (s *scheduler) done(t *task, due time.Time) {
+func (s *scheduler) done(t *task, due time.Time, urgent bool) {
 	s.mu.Lock()
 	s.running--
 	t.index = idle
 	if !t.again.IsZero() && t.again.Before(due) {
-		due = t.again
+		due, urgent = t.again, true
 	}
 	t.again = time.Time{}
+	queue := inTurn
+	if urgent {
+		queue = urgently
+	}
 	if !t.gone {
-		t.due = due
-		heap.Push(&s.queue, t)
+		s.push(t, due, queue)
 	}
 	s.mu.Unlock()
 	s.poke()

@@ -136,12 +136,12 @@ func (s *source) failure() string {
 }
 
 // refresh asks the source and, if it says something new, gives its host a new row.
-func (s *source) refresh(ctx context.Context) time.Time {
+func (s *source) refresh(ctx context.Context) (next time.Time, urgent bool) {
 	ask, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
 	list, err := s.ask(ask)
 	if ctx.Err() != nil {
-		return time.Now().Add(s.line.Refresh)
+		return time.Now().Add(s.line.Refresh), false
 	}
 	if len(list) == 0 && err == nil {
 		err = errors.New("lists no members")
@@ -168,9 +168,9 @@ func (s *source) refresh(ctx context.Context) time.Time {
 		s.table.reseat(host)
 	}
 	if err != nil {
-		return time.Now().Add(jitter(min(sourceRetry, s.line.Refresh)))
+		return time.Now().Add(jitter(min(sourceRetry, s.line.Refresh))), false
 	}
-	return time.Now().Add(jitter(s.line.Refresh))
+	return time.Now().Add(jitter(s.line.Refresh)), false
 }
 
 // what names the source.
