@@ -45,6 +45,9 @@ func (b *Body) Write(p []byte) (int, error) {
 	}
 	b.size += int64(len(p))
 	if b.file == nil {
+		if len(b.memory)+len(p) > cap(b.memory) {
+			b.memory = append(make([]byte, 0, b.held), b.memory...) // not more than is accounted for
+		}
 		b.memory = append(b.memory, p...)
 		return len(p), nil
 	}

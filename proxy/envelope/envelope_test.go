@@ -207,3 +207,28 @@ func TestBody(t *testing.T) {
 		t.Errorf("%d bytes are held by nobody", n)
 	}
 }
+
+// The Received fields are counted, folded or not, and those with our own words; what stands in the body is no field.
+func TestHopsAndPasses(t *testing.T) {
+	const by = "by mail.example.com (mailmux)"
+	for _, c := range []struct {
+		text         string
+		hops, passes int
+	}{
+		{"Received: from x\r\n\t" + by + " with LMTP;\r\n\tdate\r\nSubject: " + by + "\r\n\r\nReceived: " + by + "\r\n.\r\n", 1, 1},
+		{"received: from x " + by + " " + by + "\r\nX-Received: " + by + "\r\nRECEIVED: by by mail.example.com (mailmux)\r\n.\r\n", 2, 2},
+		{"Received: from x by\r\n mail.example.com (mailmux)\r\nReceived: by mail.example.com (other)\r\n\t" + by + "\r\n.\r\n", 2, 1},
+		{"Subject: x\r\n\t" + by + "\r\nReceived:\r\n.\r\n", 1, 0},
+	} {
+		for n := 1; n < 40; n++ {
+			text := NewText(&pieces{c.text, n}, 1000, false)
+			text.Watch(by)
+			if _, err := io.ReadAll(text); err != nil {
+				t.Fatal(err)
+			}
+			if text.Hops() != c.hops || text.Passes() != c.passes {
+				t.Errorf("%q in pieces of %d: %d hops, %d passes", c.text, n, text.Hops(), text.Passes())
+			}
+		}
+	}
+}

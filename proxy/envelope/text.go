@@ -35,8 +35,9 @@ type Text struct {
 	fault error // of the text; it is read on
 	size  int64
 	hops  hops
-	out   []byte // what is decoded and not yet asked for
-	err   error  // of the source
+	out   []byte // what is decoded; from at on it is not yet asked for
+	at    int
+	err   error // of the source
 }
 
 // textState is where the decoder stands.
@@ -80,10 +81,16 @@ func (t *Text) Size() int64 { return t.size }
 // Hops is how many Received lines the header has.
 func (t *Text) Hops() int { return t.hops.count }
 
+// Watch lets Passes count the Received lines with these words in one line of theirs, such as "by mail.example.com (mailmux)".
+func (t *Text) Watch(words string) { t.hops.words = words }
+
+// Passes is how many of the Received lines have the words of Watch.
+func (t *Text) Passes() int { return t.hops.passes }
+
 // Read decodes into p. After io.EOF the fault, if any, is Fault; a faulty text yields no more bytes, and is read to its
 // end, so that what follows it are commands again.
 func (t *Text) Read(p []byte) (int, error) {
-	for len(t.out) == 0 {
+	for t.at == len(t.out) {
 		if t.err != nil {
 			return 0, t.err
 		}
@@ -96,7 +103,10 @@ func (t *Text) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		used := 0
-		t.out = t.out[:0]
+		t.out, t.at = t.out[:0], 0
+		if t.out == nil {
+			t.out = make([]byte, 0, 4096) // what a source usually has at once
+		}
 		if t.chunk < 0 {
 			used = t.data(in)
 		} else {
@@ -106,8 +116,8 @@ func (t *Text) Read(p []byte) (int, error) {
 		t.src.Skip(used)
 		t.account()
 	}
-	n := copy(p, t.out)
-	t.out = t.out[n:]
+	n := copy(p, t.out[t.at:])
+	t.at += n
 	return n, nil
 }
 
@@ -198,12 +208,16 @@ func (t *Text) line(in []byte) int {
 	return end
 }
 
-// hops counts the Received lines of the header.
+// hops counts the Received lines of the header, and those with words of interest.
 type hops struct {
-	count int
-	line  [len(received)]byte
-	at    int // in the line
-	done  bool
+	count  int
+	words  string
+	passes int
+	match  int  // bytes of words that were seen just now
+	inside bool // a Received line, folded ones included
+	line   [len(received)]byte
+	at     int // in the line
+	done   bool
 }
 
 const received = "received:"
@@ -215,13 +229,36 @@ func (h *hops) scan(b []byte) {
 		switch {
 		case c == '\n':
 			h.done = h.at == 0
-			h.at = 0
+			h.at, h.match = 0, 0
+			continue
 		case c == '\r':
-		case h.at < len(h.line):
+			continue
+		case h.at == 0 && c != ' ' && c != '\t':
+			h.inside = false
+		}
+		if h.at < len(h.line) {
 			h.line[h.at] = c
 			if h.at++; h.at == len(received) && bytes.EqualFold(h.line[:], []byte(received)) {
 				h.count++
+				h.inside = true
 			}
 		}
+		if h.inside && h.words != "" {
+			h.look(c)
+		}
+	}
+}
+
+// look compares one more byte of a Received line with the words. They begin again at most with their first byte.
+func (h *hops) look(c byte) {
+	if c != h.words[h.match] {
+		h.match = 0
+	}
+	if c == h.words[h.match] {
+		h.match++
+	}
+	if h.match == len(h.words) {
+		h.passes++
+		h.match, h.inside = 0, false // once for each line
 	}
 }

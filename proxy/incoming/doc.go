@@ -22,6 +22,16 @@
 //
 // Only CRLF ends a command, and a command that ends otherwise ends the session. The text is read by envelope.Text.
 //
+// # Loops
+//
+// A message is refused with 554 5.4.6 when it has more than delivery.max_hops Received fields, or ten of this site's own. A
+// member that greets by our own name, and one that is a listener of ours, is never handed anything (proxy/backend).
+//
+// # Addresses of several
+//
+// An address stands for one account with one home. One that several entries have is a fault of the directory, and refused
+// for now with 451 4.3.0; groups and lists are for the members, under an account of their own.
+//
 // # Known divergences
 //
 //   - DSN and SMTPUTF8 are offered only while all members do, as far as sessions and checks have seen, because a message

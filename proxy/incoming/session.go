@@ -294,9 +294,12 @@ func (s *Session) Received(now time.Time) string {
 		helo = "unknown"
 	}
 	return "Received: from " + helo + " ([" + address(s.ClientAddr().Addr()) + "])\r\n" +
-		"\tby " + s.Hostname() + " (mailmux) with " + with + " id " + s.ID() + "." + count(s.messages) + ";\r\n" +
+		"\t" + s.by() + " with " + with + " id " + s.ID() + "." + count(s.messages) + ";\r\n" +
 		"\t" + now.Format(time.RFC1123Z) + "\r\n"
 }
+
+// by is how this site shows in a Received field.
+func (s *Session) by() string { return "by " + s.Hostname() + " (mailmux)" }
 
 // MessageID is how log and trace name the transaction's message.
 func (s *Session) MessageID() string { return s.ID() + "." + count(s.messages) }

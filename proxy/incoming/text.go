@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"sync"
 	"time"
 
 	"mailmux/proxy/envelope"
@@ -37,10 +38,20 @@ func (r *reading) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxPasses is how often a message may come by here: forwarding brings one back now and then, a loop does so again and again.
+// Frontends of one site share their name, and so count each other's passes.
+const maxPasses = 10
+
+// watched is a text whose passes by this site are counted.
+func (s *Session) watched(text *envelope.Text) *envelope.Text {
+	text.Watch(s.by())
+	return text
+}
+
 // judge says what is wrong with a text that has come to its end: io.EOF if nothing is.
 func (s *Session) judge(text *envelope.Text) error {
 	fault := text.Fault()
-	if fault == nil && text.Hops() > s.cfg.MaxHops {
+	if fault == nil && (text.Hops() > s.cfg.MaxHops || text.Passes() >= maxPasses) {
 		fault = envelope.ErrHops
 	}
 	switch {
@@ -93,7 +104,7 @@ func (s *Session) data(ctx context.Context, args []byte) error {
 		return errNoRecipients
 	}
 	s.Client.Line("354 End the message with a dot on a line by itself")
-	text := &reading{session: s, text: envelope.NewText(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair")}
+	text := &reading{session: s, text: s.watched(envelope.NewText(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair"))}
 	err := s.receiver.Message(ctx, text, nil)
 	if text.last == nil { // its receiver did not want it all
 		_, _ = io.Copy(io.Discard, text)
@@ -143,7 +154,7 @@ func (s *Session) bdat(ctx context.Context, args []byte) error {
 	}
 	text := s.chunks
 	if text == nil {
-		text = envelope.NewChunks(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair")
+		text = s.watched(envelope.NewChunks(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair"))
 	}
 	text.Chunk(int64(size))
 	if s.state&(sending|chunking) == 0 || s.accepted == 0 {
@@ -173,9 +184,10 @@ func (s *Session) bdat(ctx context.Context, args []byte) error {
 
 // chunk reads one chunk. A disk that fails is told at the end; the chunks are read all the same.
 func (s *Session) chunk(text *envelope.Text) error {
-	buf := make([]byte, 4096)
+	buf := buffers.Get().(*[4096]byte)
+	defer buffers.Put(buf)
 	for {
-		n, err := text.Read(buf)
+		n, err := text.Read(buf[:])
 		if n > 0 && s.lost == nil {
 			_, s.lost = s.body.Write(buf[:n])
 		}
@@ -207,13 +219,17 @@ func DiskFault(err error) *Refusal {
 	return &Refusal{smtpwire.Reply{Code: 452, Text: "4.3.1 Insufficient storage, try again later"}, err}
 }
 
+// buffers are what texts are read through, 4 KiB at a time.
+var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
+
 // Take reads a text into a body. When the disk fails the text is still the client's to finish: it is read to its end, and
 // the error is a Refusal. Other errors are those of text.
 func Take(text io.Reader, body *envelope.Body) error {
-	buf := make([]byte, 4096)
+	buf := buffers.Get().(*[4096]byte)
+	defer buffers.Put(buf)
 	var disk error
 	for {
-		n, err := text.Read(buf)
+		n, err := text.Read(buf[:])
 		if n > 0 && disk == nil {
 			_, disk = body.Write(buf[:n])
 		}
