@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/claims"
 	"mailmux/proxy/deliver"
 	"mailmux/proxy/spool"
 )
@@ -43,6 +45,10 @@ type Config struct {
 	Delivery deliver.Config `yaml:"delivery"`
 	// Spool is the queue for messages whose backends are away, taken in by the service smtp. Changes take a restart.
 	Spool spool.Config `yaml:"spool"`
+	// Outgoing is the way out for what the backends send by themselves, and for notifications to senders at other sites.
+	Outgoing deliver.OutgoingConfig `yaml:"outgoing"`
+	// Claims is where the frontends agree on the members of accounts, for hosts with sticky: claim. Changes take a restart.
+	Claims claims.Config `yaml:"claims"`
 	// Admin is the operator's door. Changes take a restart.
 	Admin admin.Config `yaml:"admin"`
 	// Log says what is logged to the standard error stream.
@@ -133,6 +139,8 @@ func (c *Config) Validate() error {
 	section("auth.", c.Auth.Validate())
 	section("delivery.", c.Delivery.Validate())
 	section("spool.", c.Spool.Validate())
+	section("outgoing.", c.Outgoing.Validate())
+	section("claims.", c.Claims.Validate())
 	section("admin.", c.Admin.Validate())
 	section("log.", c.Log.Validate())
 	return errors.Join(append(faults, c.together()...)...)
@@ -146,6 +154,11 @@ func (c *Config) together() []error {
 	}
 	if len(c.Listeners) == 0 {
 		faults = append(faults, errors.New("listeners: at least one is needed, such as {service: imap, address: \":143\"}"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
+		if c.Hosts[name].Sticky == "claim" && !c.Claims.Given() {
+			faults = append(faults, fmt.Errorf("hosts.%s.sticky: claim needs the section claims: where the frontends agree", name))
+		}
 	}
 	first := make(map[string]int)
 	for i, l := range c.Listeners {
@@ -165,8 +178,57 @@ func (c *Config) together() []error {
 				"and allow_plaintext is not set", key))
 		}
 	}
-	if slices.ContainsFunc(c.Auth.Mechanisms, func(m string) bool { return strings.EqualFold(m, "external") }) && c.TLS.ClientCAFile == "" {
+	return append(append(faults, c.external()...), c.wayOut()...)
+}
+
+// external is what the mechanism EXTERNAL needs of the other sections.
+func (c *Config) external() []error {
+	if !slices.ContainsFunc(c.Auth.Mechanisms, func(m string) bool { return strings.EqualFold(m, "external") }) {
+		return nil
+	}
+	var faults []error
+	if c.TLS.ClientCAFile == "" {
 		faults = append(faults, errors.New("auth.mechanisms: external needs tls.client_ca_file, which client certificates are verified by"))
+	}
+	if !c.mastered() {
+		faults = append(faults, errors.New("auth.mechanisms: external needs a host with login: master, as there is no password to pass on"))
+	}
+	return faults
+}
+
+// mastered says whether the frontend logs in as a master user anywhere.
+func (c *Config) mastered() bool {
+	if c.Backend.Login == "master" {
+		return true
+	}
+	for _, h := range c.Hosts {
+		if h.Login == "master" || slices.ContainsFunc(h.Members, func(m backend.MemberConfig) bool { return m.Login == "master" }) {
+			return true
+		}
+	}
+	return false
+}
+
+// wayOut is what the service outgoing needs of the other sections.
+func (c *Config) wayOut() []error {
+	var faults []error
+	for i, l := range c.Listeners {
+		if l.Service != "outgoing" {
+			continue
+		}
+		key := fmt.Sprintf("listeners[%d]", i)
+		if len(c.Outgoing.Networks) == 0 {
+			faults = append(faults, fmt.Errorf("%s: the service outgoing is for the backends: name their networks in outgoing.networks", key))
+		}
+		if len(c.Outgoing.Smarthosts) == 0 {
+			faults = append(faults, fmt.Errorf("%s: the service outgoing needs outgoing.smarthosts, which take the mail for other sites", key))
+		}
+		if !c.Spool.Enabled() {
+			faults = append(faults, fmt.Errorf("%s: the service outgoing needs a queue: spool.dir", key))
+		}
+	}
+	if _, taken := c.Hosts[deliver.Outgoing]; taken && len(c.Outgoing.Smarthosts) > 0 {
+		faults = append(faults, fmt.Errorf("hosts.%s: that name stands for the smarthosts of the section outgoing", deliver.Outgoing))
 	}
 	return faults
 }
@@ -176,6 +238,9 @@ func (c *Config) advise() []string {
 	var advice []string
 	if !strings.Contains(c.Hostname, ".") {
 		advice = append(advice, fmt.Sprintf("hostname: %q has no domain; servers may object to it in EHLO", c.Hostname))
+	}
+	if c.Spool.Enabled() && len(c.Outgoing.Smarthosts) == 0 {
+		advice = append(advice, "spool: without outgoing.smarthosts no sender at another site can be told that mail is late, or could not be delivered")
 	}
 	for i, l := range c.Listeners {
 		if l.AllowPlaintext && !loopback(l.Address) {
