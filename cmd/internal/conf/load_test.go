@@ -102,8 +102,8 @@ func TestFaults(t *testing.T) {
 		{"nobody could log in", `, allow_plaintext: true`, ``, []string{
 			"mailmux.yaml:10: listeners[0]: nobody could log in: there is no certificate in tls.certificates for STARTTLS, and allow_plaintext is not set"}},
 		{"external with nobody to log in as", "listeners:", "auth: {mechanisms: [plain, external]}\nlisteners:", []string{
-			"mailmux.yaml:9: auth.mechanisms: external needs a host with login: master, as there is no password to pass on",
-			"mailmux.yaml:9: auth.mechanisms: external needs tls.client_ca_file, which client certificates are verified by"}},
+			"mailmux.yaml:9: auth.mechanisms: external needs tls.client_ca_file, which client certificates are verified by",
+			"mailmux.yaml:9: auth.mechanisms: external needs a host with login: master, as there is no password to pass on"}},
 		{"second document", "listeners:", "---\nlisteners:", []string{
 			"mailmux.yaml:9: a second document begins here; a configuration is one, remove the line ---",
 			"mailmux.yaml: listeners: at least one is needed, such as {service: imap, address: \":143\"}"}},
