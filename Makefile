@@ -19,7 +19,7 @@ PROGRAMS = $(shell $(GO) list ./... | grep -E '^mailmux/(integration|tools)(/|$$
 UNITS    = $(shell $(GO) list ./... | grep -vE '^mailmux/(integration|tools)(/|$$)')
 
 .DEFAULT_GOAL := build
-.PHONY: soak-spool build test check demo fuzz bench bench-go bench-failover soak-failover install clean help
+.PHONY: soak-cluster soak-spool build test check demo fuzz bench bench-go bench-failover soak-failover install clean help
 
 build: ## Build mailmux and hostfailover into bin/.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mailmux ./cmd/hostfailover
@@ -60,6 +60,9 @@ bench-failover: ## Move one half of FAILOVER_ACCOUNTS (500000) in slapd, beside 
 
 soak-failover: ## Kill hostfailover and slapd FAILOVER_SOAK (200) times, then all evils on FAILOVER_ACCOUNTS. Takes an hour or less.
 	FAILOVER_SOAK=$(FAILOVER_SOAK) FAILOVER_ACCOUNTS=$(FAILOVER_ACCOUNTS) $(GO) test -count=1 -timeout 120m -run 'TestKilledAtAnyInstant|TestEveryEvilAtOnce' -v ./cmd/hostfailover
+
+soak-cluster: ## Kill, freeze and withdraw members of clusters for minutes, while people work on shared storage.
+	MAILMUX_SOAK=1 $(GO) test -count=1 -v -timeout 60m -run 'TestCluster' ./integration
 
 soak-spool: ## Kill daemons 300 times under load, queue 10,000 messages through a failover, scan 1,000,000: a quarter of an hour.
 	MAILMUX_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run 'TestCrashAtEveryStep|TestKill|TestScan|TestFailoverWhileMailWaits' ./proxy/spool

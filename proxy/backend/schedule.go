@@ -40,6 +40,9 @@ const (
 	inTurn   = 1
 )
 
+// timerSlack is how late a timer may wake the scheduler up without lowering the rate.
+const timerSlack = 20 * time.Millisecond
+
 const (
 	idle    = -1 // not in the queue
 	running = -2
@@ -170,8 +173,9 @@ func (s *scheduler) begin(t *task, now time.Time) *task {
 	t.index = running
 	s.running++
 	s.lag += (now.Sub(t.due) - s.lag) / 16
-	if s.free.Before(now.Add(-s.gap)) {
-		s.free = now // what was not used does not add up to a burst
+	// What was not used does not add up to a burst, but for what a timer that comes late has cost.
+	if late := now.Add(-timerSlack); s.free.Before(late) {
+		s.free = late
 	}
 	s.free = s.free.Add(time.Duration(max(t.cost(), 1)) * s.gap)
 	return t
