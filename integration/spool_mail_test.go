@@ -216,7 +216,7 @@ func TestSpoolTellsSenders(t *testing.T) {
 // Real Dovecots log the client's address, as XCLIENT tells it, not the frontend's.
 func TestMXTellsDovecotWhoTheClientIs(t *testing.T) {
 	w := world(t)
-	_, addr := mxFront(t, w, "")
+	_, addr := mxFront(t, w, ", idle_timeout: 100ms") // it logs who it was when the connection ends
 	from := w.Net.IP(stage.HostClient + 7)
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	nc, err := d.Dial("tcp", addr)
@@ -243,7 +243,7 @@ func TestMXTellsDovecotWhoTheClientIs(t *testing.T) {
 		t.Errorf("the copy does not say where it comes from: %q", got)
 	}
 	eventually(t, "Dovecot names the client", func() error {
-		if log := w.Logs(20_000)[stage.Back1]; !strings.Contains(log, "Connect from "+from) && !strings.Contains(log, from) {
+		if log := w.Logs(20_000)[stage.Back1]; !strings.Contains(log, from) {
 			return fmt.Errorf("its log has no %s", from)
 		}
 		return nil
