@@ -328,6 +328,27 @@ func TestReadOnlyReplicaIsNamed(t *testing.T) {
 	}
 }
 
+// slapd 2.5 is given the time that it needs before a transaction ends. Without it the third one or so that aborts is its
+// last.
+func TestAbortsDoNotCrashTheServer(t *testing.T) {
+	s := slapdtest.Start(t, slapdtest.Options{LDIF: storeys(100, "one")})
+	e := edit(t, slapdConfig(t, s.URL))
+	var batch []Change
+	for i := range 100 {
+		batch = append(batch, Change{DN: fmt.Sprintf("uid=user%06d,ou=domains,dc=example,dc=com", i), From: "one", To: "two", OldTo: "one"})
+	}
+	for i := range 20 {
+		batch[i].From = "wrong"
+		if err := e.Transact(t.Context(), batch); !errors.Is(err, ErrAborted) {
+			t.Fatalf("abort %d: %v", i, err)
+		}
+		batch[i].From = "one"
+	}
+	if err := e.Transact(t.Context(), batch); err != nil || !s.Running() {
+		t.Errorf("%v, slapd runs: %t", err, s.Running())
+	}
+}
+
 // A part of the base that another server holds is told once, whether the search is paged, cut short or neither, and does
 // not end it. An account there is not changed.
 func TestReferralsAreToldNotFollowed(t *testing.T) {

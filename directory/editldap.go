@@ -19,9 +19,10 @@ const (
 	oidTxnEnd       = "1.3.6.1.1.21.3"
 	oidAssertion    = "1.3.6.1.1.12"
 
-	pipelined    = 32               // requests in flight on one connection
-	stallWithin  = 2 * time.Minute  // for a page of a search, which may read the whole database
-	silentWithin = 30 * time.Second // without any answer to changes a server is taken for dead
+	pipelined    = 32                    // requests in flight on one connection
+	stallWithin  = 2 * time.Minute       // for a page of a search, which may read the whole database
+	settling     = 20 * time.Millisecond // at least, between the changes of a transaction and its end
+	silentWithin = 30 * time.Second      // without any answer to changes a server is taken for dead
 )
 
 // ldapEditor edits through one LDAP server. Searches have connections of their own, one for each search: a search that
@@ -324,8 +325,11 @@ func (e *ldapEditor) Transact(ctx context.Context, changes []Change) error {
 	if started.Value != nil {
 		id = started.Value.Data.String()
 	}
-	errs := make([]error, len(changes))
+	errs, began := make([]error, len(changes)), time.Now()
 	e.pipeline(c, changes, errs, e.inTransaction(id))
+	// slapd 2.5 answers a change before its thread is done with it, and crashes when the end of the transaction frees
+	// the change under that thread. Nothing tells when it is; a busy server, which is slow to answer, needs longer.
+	time.Sleep(max(settling, time.Since(began)/10))
 	if err := aborting(changes, errs); err != nil {
 		if !errors.Is(err, ErrBusy) {
 			_, _ = c.lc.Extended(endTransaction(id, false)) // a connection that is lost ends the transaction, too

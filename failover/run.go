@@ -14,8 +14,8 @@ import (
 	"mailmux/directory"
 )
 
-// DefaultBatch is how many changes go into one transaction. Larger ones are no faster, and hold up other writers.
-const DefaultBatch = 500
+// DefaultBatch is how many changes go into one transaction. Larger ones are hardly faster, and hold up other writers.
+const DefaultBatch = 1000
 
 // Run makes the changes that a feed finds. It is used once.
 type Run struct {

@@ -97,7 +97,7 @@ var runFlags = group{"The run", func(o *options, f *flag.FlagSet) {
 	f.Float64Var(&o.maxShare, "max-share", 0.5, "ask when more than this `SHARE` of all accounts would be changed")
 	f.StringVar(&o.journal, "journal", "", "write the journal to this `FILE` (default hostfailover-TIME.journal in the working directory)")
 	f.StringVar(&o.transaction, "txn", "auto", "LDAP transactions: `MODE` auto (until one aborts), on, or off")
-	f.IntVar(&o.batch, "batch", 0, "changes in one transaction, a `NUMBER` (default 500)")
+	f.IntVar(&o.batch, "batch", 0, "changes in one transaction, a `NUMBER` (default 1000)")
 	f.IntVar(&o.connections, "connections", 4, "connections for changes without transactions, a `NUMBER`")
 	f.IntVar(&o.rate, "rate", 0, "at most this `NUMBER` of changes a second")
 	f.BoolVar(&o.verbose, "v", false, "name every account, also the ones that are left alone")
@@ -106,7 +106,7 @@ var runFlags = group{"The run", func(o *options, f *flag.FlagSet) {
 
 var frontendFlags = group{"The frontends", func(o *options, f *flag.FlagSet) {
 	f.Var(&o.notify, "notify", "tell the frontend with this admin `SOCKET` (a path, unix:PATH or http URL) to forget the accounts; may be given several times")
-	f.BoolVar(&o.kick, "kick", false, "have the frontends of -notify close the sessions that are still on the old host")
+	f.BoolVar(&o.kick, "kick", false, "have the frontends of -notify close the sessions of moved accounts that are still on the old host")
 }}
 
 var targetFlags = group{"Safety", func(o *options, f *flag.FlagSet) {
