@@ -48,10 +48,16 @@ func (s *Session) dial(ctx context.Context, m *backend.Member, account *director
 		if err != nil {
 			return nil, err
 		}
-		b.nc = splice.NewSock(nc)
+		b.nc = nc
+	}
+	if err := s.record.visit.enter(b.nc); err != nil {
+		b.close()
+		return nil, err
 	}
 	if err := b.meet(ctx); err != nil {
-		m.Failed(s.Service(), err)
+		if !s.record.visit.isLost() {
+			m.Failed(s.Service(), err)
+		}
 		b.close()
 		return nil, err
 	}

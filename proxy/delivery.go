@@ -23,6 +23,7 @@ type Route struct {
 	Host    *backend.Host     // its home
 
 	delimiter string
+	stay      *stay // where the host's accounts have claims
 }
 
 // Login is the account's canonical login name as an address, with the detail: what a mailbox server knows.
@@ -90,7 +91,11 @@ func (s *State) recipient(ctx context.Context, address string, local netip.Addr,
 	if delimiter == "" {
 		delimiter = "+"
 	}
-	return Route{Name: name, Account: account, Host: host, delimiter: delimiter[:1]}, nil
+	r := Route{Name: name, Account: account, Host: host, delimiter: delimiter[:1]}
+	if s.claimed(host) {
+		r.stay = &stay{}
+	}
+	return r, nil
 }
 
 // served says whether an account may be served, by its status.
@@ -112,6 +117,9 @@ func served(account *directory.Account) error {
 // cause CauseUnreachable.
 func (srv *Server) Member(r Route, service string, tried *backend.Tried) (*backend.Member, error) {
 	key := directory.Name{Local: r.Name.Local, Domain: r.Name.Domain}.String()
+	if r.stay != nil {
+		return srv.stay(r, key, service, tried)
+	}
 	sticky := r.Host.Sticky()
 	if sticky && tried.Len() == 0 {
 		for _, rec := range srv.registry.ofAccount(key) {

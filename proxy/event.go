@@ -16,7 +16,11 @@ func (r *Record) Ended(result splice.Result) { r.finish(nil, result) }
 
 // BackendLost spreads the closes when a member is lost with many sessions.
 func (r *Record) BackendLost() time.Duration {
-	return r.server.losses.spread(r.member, r.server.state.Load().limits.CloseSpread)
+	wait := r.server.losses.spread(r.member, r.server.state.Load().limits.CloseSpread)
+	if wait > 0 {
+		r.visit.leave() // the member has ended the connection: the account is not there any more, whatever the client does
+	}
+	return wait
 }
 
 // finish is a session's end: its event, its counts, and its places in the registry and under the ceiling.
@@ -24,6 +28,7 @@ func (r *Record) finish(err error, result splice.Result) {
 	srv := r.server
 	srv.registry.leave(r)
 	r.leaveMember()
+	r.visit.leave()
 	outcome, reason := "ok", result.Reason.String()
 	switch {
 	case r.quit:

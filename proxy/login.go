@@ -146,12 +146,12 @@ func (s *Session) enterHost(ctx context.Context, host *backend.Host, account *di
 	var tried backend.Tried
 	var last error
 	for round := 0; ; {
-		m, err := s.choose(host, &tried)
+		m, err := s.choose(ctx, host, account, &tried)
 		if err != nil {
-			if last == nil || round == retries || ctx.Err() != nil {
+			if last == nil || round == s.rounds(host) || ctx.Err() != nil {
 				return &backendError{host.Name(), "", errors.Join(last, err)}
 			}
-			wait := firstRetry << round
+			wait := firstRetry << min(round, 2)
 			if pause(ctx, wait/2+rand.N(wait)) != nil {
 				return &backendError{host.Name(), "", last}
 			}
@@ -161,8 +161,16 @@ func (s *Session) enterHost(ctx context.Context, host *backend.Host, account *di
 		}
 		s.leaveOtherMembers(host, m)
 		err = s.enterMember(ctx, m, account, creds, enter)
-		if err == nil || !s.mayTryAgain(err, creds) {
+		if err == nil {
+			return nil
+		}
+		lost := s.record.visit.isLost()
+		s.record.visit.leave()
+		if !s.mayTryAgain(err, creds) {
 			return err
+		}
+		if lost { // the member did nothing wrong, its account moved
+			continue
 		}
 		last = err
 		tried.Add(m, err)
@@ -171,7 +179,16 @@ func (s *Session) enterHost(ctx context.Context, host *backend.Host, account *di
 
 // choose picks the member. An account that still has sessions on a withdrawn member stays there until they have ended:
 // two members at once are worse than one more session on that one.
-func (s *Session) choose(host *backend.Host, tried *backend.Tried) (*backend.Member, error) {
+func (s *Session) choose(ctx context.Context, host *backend.Host, account *directory.Account, tried *backend.Tried) (*backend.Member, error) {
+	s.record.visit = nil
+	if s.state.claimed(host) {
+		var err error
+		s.record.visit, err = s.state.visit(ctx, host, account, s.record.name, s.Service(), tried)
+		if err != nil {
+			return nil, err
+		}
+		return s.record.visit.claim.Member(), nil
+	}
 	if host.Sticky() && tried.Len() == 0 {
 		if m := s.server.registry.memberOf(s.record, host.Name()); m != nil {
 			if withdrawn, _ := m.Withdrawn(); withdrawn && m.Joinable(s.Service()) {
@@ -212,6 +229,8 @@ func (s *Session) enterMember(ctx context.Context, m *backend.Member, account *d
 	case errors.Is(err, ErrRejected), errors.As(err, &reply):
 		m.Succeeded(s.Service(), time.Since(began)) // it works; it said no
 	case errors.As(err, &fault):
+	case s.record.visit.isLost():
+		err = &backendError{m.Host(), m.Name(), err}
 	default:
 		if b.stated {
 			m.LoginFailed(s.Service(), s.record.name, err)

@@ -38,6 +38,7 @@ type Record struct {
 	busy      atomic.Bool             // a message is on its way: see Session.Hold
 	session   atomic.Pointer[Session] // until the hand-over
 
+	visit       *visit // under a claim: from the member's choice to the session's end; nil without one
 	entered     bool
 	counted     *backend.Member // what the session is counted to
 	lastRefusal error

@@ -165,7 +165,10 @@ func (srv *Server) handOver(s *Session) {
 	b.nc.SetDeadline(time.Time{})
 	srv.metrics.LoggedIn(rec.service, time.Since(s.loginBegan))
 	srv.registry.handedOver(rec)
-	pair := srv.pump.Start(splice.Leg{Conn: s.nc, TLS: s.tls, Ahead: ahead}, splice.Leg{Conn: b.nc, TLS: b.tls, Ahead: back}, rec)
+	pair := rec.visit.handOver(b, func() *splice.Pair {
+		return srv.pump.Start(splice.Leg{Conn: s.nc, TLS: s.tls, Ahead: ahead},
+			splice.Leg{Conn: b.nc, TLS: b.tls, Ahead: back, Gate: rec.visit.gate()}, rec)
+	})
 	rec.pair.Store(pair)
 	if rec.kicked.Load() { // in between
 		pair.Close()

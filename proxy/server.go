@@ -36,6 +36,7 @@ type Parts struct {
 	Directory directory.Lookup
 	Domains   directory.Domains
 	Hosts     *backend.Table
+	Claims    Claims             // nil: hosts with sticky: claim are hosts with sticky: hash
 	Handlers  map[string]Handler // by service
 	Log       *slog.Logger       // nil is silent
 	Metrics   Metrics            // nil counts nothing
@@ -77,7 +78,8 @@ type Server struct {
 	evacuating atomic.Bool
 	ctx        context.Context // ends when nothing is to be waited for any more
 	cancel     context.CancelFunc
-	sessions   sync.WaitGroup // goroutines of sessions before their hand-over
+	sessions   sync.WaitGroup // goroutines of listeners, and of sessions before their hand-over
+	workers    workers
 }
 
 // New makes a server of its parts. It listens nowhere yet. The error joins all faults; each begins with its key.
@@ -106,6 +108,7 @@ func New(parts Parts) (*Server, error) {
 	if srv.pump, err = splice.New(state.relay()); err != nil {
 		return nil, err
 	}
+	srv.workers.next = make(chan accepted)
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	return srv, nil
 }

@@ -57,6 +57,12 @@ A withdrawn member gets no new sessions until ready. That is kept apart from the
 A withdrawn frontend (self) stops listening, so that load balancers notice, and exits when its last session is gone.`},
 		{name: "ready", args: "TARGET", summary: "put back what was withdrawn", run: ready, remote: true, least: 1, most: 1,
 			what: "what to put back: a member, a host, host/member, or self"},
+		{name: "queue", args: "VERB", summary: "see and steer the messages that wait", run: queueCommand, remote: true, least: 1, most: manyIDs + 1,
+			what: "what is to be done: list, show, retry, hold, release, delete, flush, export or import", flags: queueFlags, long: queueHelp},
+		{name: "move", args: "ACCOUNT MEMBER", summary: "send an account to another member of its host", run: move, remote: true, least: 2, most: 2,
+			what: "the account, and the member of its home host", long: `
+For hosts with sticky: claim. The account's sessions on other members are closed on all frontends, and its next login,
+within 5 minutes, goes to the member. It stays there while it has sessions; withdraw a member to keep accounts away.`},
 		{name: "reload", summary: "read the configuration again, as SIGHUP does", run: reload, remote: true, long: `
 Says what is wrong when the old configuration stays in use. Sessions live on either way. What a running process cannot
 change is said as a warning: admin.address, admin.http and admin.state, log.format and log.time.`},

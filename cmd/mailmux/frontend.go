@@ -18,6 +18,7 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/claims"
 	"mailmux/proxy/deliver"
 	"mailmux/proxy/imap"
 	"mailmux/proxy/lmtp"
@@ -35,9 +36,12 @@ type frontend struct {
 	handlers map[string]proxy.Handler
 	delivers *deliver.Deliverer
 	queue    *queue // nil without one
-	engine   *proxy.Server
-	table    *backend.Table
-	started  time.Time
+	// smarthosts are there when the queue is.
+	smarthosts *deliver.Smarthosts
+	engine     *proxy.Server
+	table      *backend.Table
+	claims     *claims.Claims // nil without the section claims, and before the start
+	started    time.Time
 
 	current atomic.Pointer[loaded]
 	fault   atomic.Pointer[string] // of the last reload, nil if it did well
@@ -134,6 +138,7 @@ func (f *frontend) parts(now *loaded) proxy.Parts {
 	return proxy.Parts{
 		Config:    proxy.Config{Hostname: cfg.Hostname, Listeners: cfg.Listeners, TLS: cfg.TLS, Limits: limits, Auth: cfg.Auth, Trace: cfg.Log.Trace},
 		Directory: now.directory, Domains: cfg.Domains, Hosts: f.table, Handlers: f.handlers, Log: f.log, Metrics: f.metrics,
+		Claims: f.claimsOf(cfg),
 	}
 }
 
@@ -182,9 +187,12 @@ func (f *frontend) start() error {
 		}
 		f.log.Log(f.ended, level, "configuration", "warning", advice)
 	}
+	if err := f.openQueue(f.current.Load().cfg); err != nil {
+		return err
+	}
 	f.table.Start(f.ended)
-	if f.queue != nil {
-		f.queue.start()
+	if err := f.openClaims(f.current.Load().cfg); err != nil {
+		return err
 	}
 	return f.engine.Listen(sockets)
 }
@@ -285,6 +293,7 @@ func fixed(old, now *conf.Config) []string {
 	}{
 		{"admin", old.Admin != now.Admin},
 		{"spool", old.Spool != now.Spool},
+		{"claims", !reflect.DeepEqual(old.Claims, now.Claims)},
 		{"log.format", old.Log.Format != now.Log.Format},
 		{"log.time", old.Log.Time != now.Log.Time},
 	} {
@@ -314,6 +323,9 @@ func (f *frontend) closeParts() {
 		f.queue.close(f.log)
 	}
 	f.end()
+	if f.claims != nil {
+		f.claims.Close()
+	}
 	if f.table != nil {
 		f.table.Close()
 	}

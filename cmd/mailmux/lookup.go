@@ -124,6 +124,7 @@ func showExplanation(w io.Writer, x *admin.Explanation) {
 		}
 		flush(t)
 	}
+	showClaim(w, x.Claim)
 	if len(x.Sessions) > 0 {
 		fmt.Fprintln(w)
 		showSessions(w, &x.Sessions)

@@ -47,6 +47,8 @@ func run(args []string, out, err io.Writer) int {
 	switch name {
 	case "help", "-h", "-help", "--help":
 		return help(args[1:], out, err)
+	case guardCommand:
+		return guard(args[1:], err)
 	case "-version", "--version":
 		name = "version"
 	}

@@ -24,6 +24,7 @@ var (
 	_ admin.Switches  = (*frontend)(nil)
 	_ admin.Explainer = (*frontend)(nil)
 	_ admin.Forgetter = (*frontend)(nil)
+	_ admin.Mover     = (*frontend)(nil)
 )
 
 // Status is the state of now.
@@ -37,6 +38,10 @@ func (f *frontend) Status() admin.Status {
 			Open: counts.Sessions, Relayed: counts.LoggedIn, Limit: counts.Ceiling, Service: f.metrics.Open(), Penalised: counts.Penalties,
 		},
 	}
+	if f.queue != nil {
+		s.Queue = admin.QueueOf(f.queue.Survey())
+	}
+	s.Claims = f.claimStatus()
 	if fault := f.fault.Load(); fault != nil {
 		s.LastFault = *fault
 	}
@@ -91,9 +96,9 @@ func tlsOf(cfg *conf.Config, service, address string) string {
 // Withdraw takes a member, a host or this frontend out of service.
 func (f *frontend) Withdraw(t admin.Target) error {
 	if t.Target != admin.Self {
-		err := f.table.Withdraw(t.Target, t.Evacuate)
+		err := f.wish(func() error { return f.table.Withdraw(t.Target, t.Evacuate) })
 		if err == nil && t.Evacuate {
-			f.retired.Go(func() { f.engine.Evacuate(f.ended) })
+			f.letLeave()
 		}
 		return err
 	}
@@ -134,7 +139,7 @@ func (f *frontend) watchLast(ctx context.Context) {
 // Ready puts back what was withdrawn.
 func (f *frontend) Ready(target string) error {
 	if target != admin.Self {
-		return f.table.Ready(target)
+		return f.wish(func() error { return f.table.Ready(target) })
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,6 +191,7 @@ func (f *frontend) Explain(ctx context.Context, login string) (admin.Explanation
 	now := f.current.Load()
 	x, err := explain(ctx, now.cfg, now.directory, f.table, login)
 	if err == nil {
+		x.Claim = f.claimOf(ctx, &x.Directory.Account)
 		x.Sessions = admin.Filter{Account: x.Name}.Sessions(f.engine)
 	}
 	return x, err

@@ -156,6 +156,13 @@ func kick(inv *invocation) int {
 	return asked(inv, "/kick", f, func(w io.Writer, k *admin.Kicked) { fmt.Fprintf(w, "%s ended\n", plural(k.Sessions, "session")) })
 }
 
+// move sends an account to another member.
+func move(inv *invocation) int {
+	return asked(inv, "/move", admin.Move{Account: inv.args[0], Member: inv.args[1]}, func(w io.Writer, d *admin.Done) {
+		fmt.Fprintf(w, "%s %s: its sessions elsewhere are closed\n", d.Target, d.State)
+	})
+}
+
 // filter is what the flags and the argument choose.
 func (inv *invocation) filter() (admin.Filter, error) {
 	f := admin.Filter{

@@ -65,15 +65,20 @@ type process struct {
 func (p *process) run(inv *invocation, cfg *conf.Config) int {
 	if err := p.start(); err != nil {
 		inv.startFault(cfg, err)
-		if errors.Is(err, syscall.EACCES) {
+		var socket *net.OpError
+		if errors.Is(err, syscall.EACCES) && errors.As(err, &socket) {
 			fmt.Fprintln(inv.err, "ports below 1024 need CAP_NET_BIND_SERVICE, or sockets from systemd")
 		}
 		return exitFailed
 	}
-	door, err := admin.Start(cfg.Admin, admin.Parts{
-		Engine: p.engine, Switches: p.frontend, Frontend: p.frontend, Explainer: p.frontend, Forgetter: p.frontend,
+	parts := admin.Parts{
+		Engine: p.engine, Switches: p.frontend, Frontend: p.frontend, Explainer: p.frontend, Forgetter: p.frontend, Mover: p.frontend,
 		Metrics: p.metrics, Log: p.log,
-	})
+	}
+	if p.queue != nil {
+		parts.Queue = p.queue
+	}
+	door, err := admin.Start(cfg.Admin, parts)
 	defer p.closeDoor(door)
 	if err != nil {
 		return inv.startFault(cfg, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"mailmux/proxy"
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
 )
@@ -60,9 +61,70 @@ func showStatus(w io.Writer, s *admin.Status) {
 	fmt.Fprint(w, "\n\n")
 	showHosts(w, s)
 	showServers(w, s)
+	showClaims(w, s.Claims)
+	showQueue(w, s.Queue)
 	t, row := columns(w, "LISTENER", "ADDRESS", "TLS")
 	for _, l := range s.Listeners {
 		row(l.Service, l.Address, l.TLS)
+	}
+	flush(t)
+}
+
+// showClaims prints how the frontends agree.
+func showClaims(w io.Writer, s *proxy.ClaimStatus) {
+	if s == nil {
+		return
+	}
+	switch {
+	case s.State != "held":
+		fmt.Fprintf(w, "claims: %s\n", spaced("no lease, new sessions of claimed hosts have to wait", s.Error))
+	default:
+		fmt.Fprintf(w, "claims: %s, %s; lease %s, %s left; epoch %d\n", plural(s.Accounts, "account"), plural(s.Sessions, "session"),
+			s.Lease, s.Left.Round(100*time.Millisecond), s.Epoch)
+	}
+	if s.Unclaimed > 0 {
+		fmt.Fprintf(w, "%s went by hash while etcd was away\n", plural(s.Unclaimed, "session"))
+	}
+	for _, m := range s.Down {
+		fmt.Fprintf(w, "decided down: %s\n", printable(m))
+	}
+	if len(s.Frontends) > 0 {
+		t, row := columns(w, "FRONTEND", "LEASE", "SINCE", "ACCOUNTS", "EPOCH", "SEES DOWN")
+		for _, f := range s.Frontends {
+			name := f.Name
+			if f.Lease == s.Lease {
+				name += " (this one)"
+			}
+			row(name, f.Lease, clock(f.Since), f.Accounts, acknowledged(f.Epoch, s.Epoch), dash(strings.Join(f.Down, ", ")))
+		}
+		flush(t)
+		fmt.Fprintf(w, "controller: %s\n", printable(dash(s.Controller)))
+	}
+	fmt.Fprintln(w)
+}
+
+// acknowledged says whether a frontend has no session left on the members that were decided down.
+func acknowledged(epoch, now int64) string {
+	if epoch == now {
+		return fmt.Sprint(epoch)
+	}
+	return fmt.Sprintf("%d, closing sessions for %d", epoch, now)
+}
+
+// showClaim prints which member has an account.
+func showClaim(w io.Writer, c *proxy.ClaimInfo) {
+	if c == nil {
+		return
+	}
+	fmt.Fprintln(w)
+	t, row := columns(w)
+	if c.Member == "" {
+		row("claim", "nobody has the account: its next session goes where the hash says")
+	} else {
+		row("claim", c.Member, "since "+clock(c.Since), "held by "+strings.Join(c.Holders, ", "))
+	}
+	if c.Moving != "" {
+		row("move", c.Moving)
 	}
 	flush(t)
 }

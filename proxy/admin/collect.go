@@ -8,7 +8,7 @@ import (
 )
 
 // Watch adds what is read of the frontend's Status whenever Prometheus asks. It is called once.
-func (m *Metrics) Watch(f Frontend) { m.registry.MustRegister(newCollector(f)) }
+func (m *Metrics) Watch(f Frontend) { m.registry.MustRegister(newCollector(f), newClaimCollector(f)) }
 
 // collector turns a Status into metrics. Hosts, members and servers are those of the configuration.
 type collector struct {

@@ -75,8 +75,9 @@ type Status struct {
 	// backend.checks_per_second bounds them.
 	CheckFactor float64 `json:"check_factor"`
 	// CheckLag is how late checks begin.
-	CheckLag  time.Duration   `json:"check_lag_ns"`
-	Directory directory.Stats `json:"directory"`
+	CheckLag  time.Duration      `json:"check_lag_ns"`
+	Directory directory.Stats    `json:"directory"`
+	Claims    *proxy.ClaimStatus `json:"claims,omitempty"` // nil without the section claims
 	// Queue is absent where there is none.
 	Queue *QueueStatus `json:"queue,omitempty"`
 }
@@ -109,4 +110,5 @@ type Explanation struct {
 	HostError string                `json:"host_error"` // why there is no way there
 	Choices   []backend.Explanation `json:"choices"`    // the member of a new session, by service, and why
 	Sessions  []Session             `json:"sessions"`   // the account's, now
+	Claim     *proxy.ClaimInfo      `json:"claim,omitempty"`
 }

@@ -26,6 +26,8 @@ type Metrics struct {
 	lookupSeconds prometheus.Histogram
 	requests      *prometheus.CounterVec
 	requestTime   *prometheus.HistogramVec
+	claimTime     *prometheus.HistogramVec
+	claimFailures *prometheus.CounterVec
 }
 
 var (
@@ -66,6 +68,7 @@ func NewMetrics(version string) *Metrics {
 	m.registerServices()
 	m.registerDeliveries()
 	m.registerDirectory()
+	m.registerClaims()
 	return m
 }
 

@@ -22,6 +22,7 @@ type Parts struct {
 	Explainer Explainer
 	Forgetter Forgetter
 	Queue     Queue
+	Mover     Mover
 	Metrics   *Metrics
 	Log       *slog.Logger
 }
@@ -118,6 +119,7 @@ func (s *Server) operator() http.Handler {
 	mux.HandleFunc("POST /ready", s.ready)
 	mux.HandleFunc("POST /reload", s.reload)
 	mux.HandleFunc("POST /forget", s.forget)
+	mux.HandleFunc("POST /move", s.move)
 	s.queues(mux)
 	profiles(mux)
 	return mux

@@ -48,6 +48,8 @@ type Parts struct {
 	Wished  func()       // the operator's wishes have changed; it does not wait. nil: nobody is told
 	Log     *slog.Logger // nil is silent
 	Metrics Metrics      // nil counts nothing
+	// Guard is the command that calls Guard with the pid that is added to it; nil: there is no guard.
+	Guard []string
 }
 
 // Claims is this frontend's part of the agreement. Its methods may be called from many goroutines.
@@ -97,8 +99,8 @@ func Open(cfg Config, parts Parts) (*Claims, error) {
 	}
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	err := c.connect()
-	if err == nil && c.cfg.Guard != "off" {
-		c.guard, err = startGuard(c.cfg.Margin, c.Log)
+	if err == nil && c.cfg.Guard != "off" && c.Parts.Guard != nil {
+		c.guard, err = startGuard(c.Parts.Guard, c.cfg.Margin/2, c.Log)
 	}
 	if err != nil {
 		c.Close()

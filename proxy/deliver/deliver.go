@@ -249,6 +249,9 @@ func (b *batch) recipients(ctx context.Context, g *group, tx *Transaction) (take
 			twins = append(twins, t)
 			continue
 		}
+		if err := tx.Enter(t.Route); err != nil {
+			return append(taken, g.tasks[i:]...), twins, err
+		}
 		reply, err := tx.Rcpt(t.Recipient, address)
 		switch {
 		case err != nil:
@@ -295,6 +298,7 @@ func (b *batch) refused(ctx context.Context, g *group, t *task, reply smtpwire.R
 		t.moved = true
 		fresh, err := b.server.Recipient(ctx, t.Route.Address(), true)
 		if err == nil && (fresh.Host != t.Route.Host || fresh.Account.Login != t.Route.Account.Login) {
+			t.Route.Leave()
 			t.Route = fresh
 			b.spread(ctx, []*task{t}, nil)
 			return
@@ -321,6 +325,7 @@ func (b *batch) settle(t *task, m *backend.Member, protocol string, reply smtpwi
 		d.Member = m.Name()
 	}
 	b.server.Delivered(d)
+	t.Route.Leave()
 	t.reply <- reply
 }
 

@@ -14,6 +14,7 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/backend"
 	"mailmux/proxy/smtpwire"
+	"mailmux/proxy/splice"
 	"mailmux/proxy/wire"
 )
 
@@ -26,10 +27,12 @@ type leg struct {
 	protocol string
 	address  string // of the member when it was dialed: a reload may have moved it
 	conn     *bounded
+	tcp      *splice.Sock // below TLS
 	client   *smtp.Client
 	hostname string
 	xclient  string // the attributes that the member takes
 	told     string // what it was told last
+	loggedIn bool
 	reused   bool
 	expiry   *time.Timer // while it waits in the pool
 }
@@ -41,7 +44,7 @@ func dial(ctx context.Context, m *backend.Member, protocol, hostname string, inf
 	if err != nil {
 		return nil, err
 	}
-	l := &leg{member: m, protocol: protocol, address: m.Address(protocol), hostname: hostname, conn: &bounded{Conn: nc}}
+	l := &leg{member: m, protocol: protocol, address: m.Address(protocol), hostname: hostname, conn: &bounded{Conn: nc}, tcp: nc}
 	l.conn.extend(until)
 	defer context.AfterFunc(ctx, l.conn.hurry)()
 	if err := l.enter(m); err != nil {

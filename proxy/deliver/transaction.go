@@ -23,6 +23,7 @@ type Transaction struct {
 	began     time.Time
 	accepted  []string    // as they were given to the member, in order
 	calm      func() bool // takes back that the end of the context ends the transaction
+	entered   []proxy.Route
 }
 
 // From is who brings a message.
@@ -250,8 +251,11 @@ func (t *Transaction) done() {
 	cfg := t.deliverer.config()
 	if !t.calm() { // in haste, or about to be
 		t.leg.close()
+		t.leave()
 		return
 	}
+	t.leave()
+	t.leg.tcp.Guard(nil)
 	t.deliverer.pool.keep(t.leg, cfg.IdleConnections, cfg.IdleTimeout)
 }
 
@@ -266,6 +270,25 @@ func (t *Transaction) failed(err error) {
 func (t *Transaction) end() {
 	t.calm()
 	t.leg.close()
+	t.leave()
+}
+
+// Enter puts the connection under the claim on a recipient's account, where there is one, until the transaction ends. It is
+// to be called before Rcpt, and fails when the account has left the member meanwhile.
+func (t *Transaction) Enter(r proxy.Route) error {
+	if err := r.Enter(t.leg.tcp); err != nil {
+		return err
+	}
+	t.entered = append(t.entered, r)
+	return nil
+}
+
+// leave gives the claims back.
+func (t *Transaction) leave() {
+	for _, r := range t.entered {
+		r.Leave()
+	}
+	t.entered = nil
 }
 
 // Abort ends a transaction without a message. The connection is closed: nothing that the member has got can become one.

@@ -65,21 +65,31 @@ func (r *stream) Recipient(ctx context.Context, job deliver.Job) smtpwire.Reply 
 func (r *stream) take(ctx context.Context, job deliver.Job) (reply smtpwire.Reply, why string) {
 	if r.tx == nil {
 		if reply, err := r.open(ctx, job); err != nil {
+			job.Route.Leave()
 			return reply, err.Error()
 		}
 	} else {
 		m, err := r.session.Server().Member(job.Route, r.proto, nil)
 		if err != nil || m != r.member {
+			job.Route.Leave()
 			return elsewhere, ""
 		}
 	}
 	address := deliver.Address(job.Route, r.proto)
 	for _, other := range r.jobs {
 		if deliver.Address(other.Route, r.proto) == address { // one copy, one answer
+			job.Route.Leave()
 			return smtpwire.Reply{Code: 250, Text: "2.1.5 OK"}, ""
 		}
 	}
 	r.tx.Extend()
+	if err := r.tx.Enter(job.Route); err != nil {
+		if len(r.jobs) > 0 {
+			return elsewhere, err.Error()
+		}
+		r.Reset()
+		return unreachable, err.Error()
+	}
 	reply, err := r.tx.Rcpt(job.Recipient, address)
 	if err != nil {
 		r.tx.Fail(err)

@@ -11,6 +11,19 @@ import (
 // ErrGate is the error of bytes that came too late for their gate.
 var ErrGate = errors.New("the claim on the account may be over")
 
+// claimedTimeout is the TCP_USER_TIMEOUT of a connection under a gate, in milliseconds. It is as good as the ordinary one,
+// and tells such a connection from all others, for a process that looks at it from outside.
+const (
+	claimedTimeout = 119_873
+	plainTimeout   = 120_000
+)
+
+// Guarded says whether a descriptor is that of a connection under a gate.
+func Guarded(fd int) bool {
+	v, err := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+	return err == nil && v == claimedTimeout
+}
+
 // Gate lets bytes pass until a moment that its owner moves on again and again. Sockets and pairs that have one ask it
 // before each write and at each wake-up, so that a process that was stopped past that moment sends nothing more. Its
 // methods may be called from many goroutines; a nil Gate is open.

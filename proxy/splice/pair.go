@@ -37,6 +37,7 @@ type Pair struct {
 	mu              sync.Mutex
 	pump            *Pump
 	poller          *poller
+	gate            *Gate // nil without one
 	client, backend end
 	up, down        flow  // client to backend, backend to client
 	last            int64 // when a byte moved, in the pump's seconds
@@ -95,6 +96,10 @@ func (p *Pair) moveDown(b *poller) bool {
 // move carries one direction on until a side would wait, its end, or the budget is used up; then it returns true.
 func (p *Pair) move(b *poller, f *flow, src, dst *end, closed, reset Reason) bool {
 	for range budget {
+		if !p.gate.Open() {
+			p.end(Closed)
+			return false
+		}
 		if !p.drain(b, f, dst) {
 			return f.shut && !p.ended // given up: see what the other direction has to say
 		}

@@ -52,6 +52,7 @@ type Leg struct {
 	Conn  net.Conn  // a *Sock, or any other connection
 	TLS   *tls.Conn // over Conn, nil on a plain leg
 	Ahead []byte    // read from this leg already: it goes to the other one first
+	Gate  *Gate     // of the backend's leg: the pair ends when it is closed; nil without one
 }
 
 // Config of a Pump.
@@ -118,7 +119,7 @@ func (p *Pump) Close() {
 func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 	p.active.Add(1)
 	b := p.pollers[p.next.Add(1)%uint32(len(p.pollers))]
-	pair := &Pair{pump: p, poller: b, done: done, last: p.now(), lastUp: p.now()}
+	pair := &Pair{pump: p, poller: b, done: done, last: p.now(), lastUp: p.now(), gate: backend.Gate}
 	cs, ok1 := client.Conn.(*Sock)
 	bs, ok2 := backend.Conn.(*Sock)
 	if !ok1 || !ok2 {

@@ -60,7 +60,17 @@ func newSock(c socket) (*Sock, error) {
 }
 
 // Guard has every write before take ask a gate; nil takes it away. It is called by whoever writes.
-func (s *Sock) Guard(g *Gate) { s.gate = g }
+func (s *Sock) Guard(g *Gate) {
+	if s.open == nil || s.gate == g {
+		return
+	}
+	s.gate = g
+	timeout := plainTimeout
+	if g != nil {
+		timeout = claimedTimeout
+	}
+	s.open.raw.Control(func(fd uintptr) { SetOption(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, timeout) })
+}
 
 // Unread puts bytes back: Read returns them first. The slice belongs to the Sock then.
 func (s *Sock) Unread(b []byte) { s.ahead = b }

@@ -1,0 +1,365 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// storm is what happens to a claimSite: clients, and faults of every kind, at random.
+type storm struct {
+	*claimSite
+
+	t      *testing.T
+	random *rand.Rand
+	ctx    context.Context
+	busy   []sync.Mutex // by frontend: one fault at a time
+
+	mu         sync.Mutex
+	faults     map[string]int
+	logins     int
+	temporary  int
+	deliveries int
+	recovery   []time.Duration // from a member's kill to the next login of an account that was there
+}
+
+// The invariant: no account is ever connected to two members at once, whatever happens to members, frontends and the
+// way to etcd. MAILMUX_CLAIMS_FOR is how long the storm lasts (make soak-claims), MAILMUX_CLAIMS_SEED repeats its choices.
+func TestClaimInvariant(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a storm of 30 seconds")
+	}
+	lasts := 30 * time.Second
+	if text := os.Getenv("MAILMUX_CLAIMS_FOR"); text != "" {
+		var err error
+		if lasts, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sum := weather(t, claimOptions{Members: 4, Fronts: 3}, lasts)
+	if sum > 0 {
+		t.Errorf("%d violations", sum)
+	}
+}
+
+// The same with the embedded etcd: the first frontend has it, and takes it with it when it dies.
+func TestClaimInvariantEmbedded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a storm of 15 seconds")
+	}
+	if n := weather(t, claimOptions{Members: 3, Fronts: 3, Embedded: true}, 15*time.Second); n > 0 {
+		t.Errorf("%d violations", n)
+	}
+}
+
+// What the same storm does to sticky: hash, for comparison: measured, not wanted to be anything.
+func TestClaimStormOverHash(t *testing.T) {
+	if os.Getenv("MAILMUX_CLAIMS_FOR") == "" {
+		t.Skip("measured by make soak-claims")
+	}
+	n := weather(t, claimOptions{Members: 4, Fronts: 3, Sticky: "hash"}, 30*time.Second)
+	t.Logf("sticky: hash has %d violations in the same storm", n)
+}
+
+// weather lets a storm go over a site, and returns the number of violations.
+func weather(t *testing.T, o claimOptions, lasts time.Duration) int {
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("MAILMUX_CLAIMS_SEED"); text != "" {
+		if _, err := fmt.Sscan(text, &seed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("MAILMUX_CLAIMS_SEED=%d", seed)
+	s := &storm{claimSite: newClaimSite(t, o), t: t, random: rand.New(rand.NewPCG(seed, 1)), faults: map[string]int{}, busy: make([]sync.Mutex, o.Fronts)}
+	ctx, cancel := context.WithTimeout(t.Context(), lasts)
+	defer cancel()
+	s.ctx = ctx
+	var people, faults sync.WaitGroup
+	for i := range 16 {
+		people.Go(func() { s.person(rand.New(rand.NewPCG(seed, uint64(100+i)))) })
+	}
+	s.act(&faults)
+	faults.Wait()
+	people.Wait()
+	s.calm()
+	return s.report(lasts)
+}
+
+// person logs in again and again as one of all accounts, anywhere, stays a little, and goes in one way or another.
+func (s *storm) person(r *rand.Rand) {
+	for s.ctx.Err() == nil {
+		a, f := s.Accounts[r.IntN(len(s.Accounts))], s.Fronts[r.IntN(len(s.Fronts))]
+		if r.IntN(6) == 0 {
+			_, err := f.deliver(a, 6*time.Second)
+			s.count(func() {
+				s.deliveries++
+				if err != nil {
+					s.temporary++
+				}
+			})
+			continue
+		}
+		m, err := f.login(a, 6*time.Second)
+		switch {
+		case errors.Is(err, errTemporary):
+			s.count(func() { s.temporary++ })
+			_ = sleep(s.ctx, 50*time.Millisecond)
+			continue
+		case err != nil:
+			s.t.Error(err)
+			return
+		}
+		s.count(func() { s.logins++ })
+		s.stay(r, m)
+	}
+}
+
+func (s *storm) stay(r *rand.Rand, m *mail) {
+	defer m.close()
+	for range r.IntN(20) {
+		if _, err := m.say("NOOP"); err != nil {
+			return
+		}
+		if sleep(s.ctx, time.Duration(r.IntN(100))*time.Millisecond) != nil {
+			return
+		}
+	}
+	if r.IntN(2) == 0 {
+		_, _ = m.say("LOGOUT") // the server may be gone
+	}
+}
+
+func (s *storm) count(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// act chooses what happens next, until the end. At most one member is away, and one frontend in trouble, at a time, so
+// that there is always somebody to take an account over.
+func (s *storm) act(work *sync.WaitGroup) {
+	var member, front sync.Mutex
+	for sleep(s.ctx, time.Duration(200+s.random.IntN(600))*time.Millisecond) == nil {
+		i, n := s.random.IntN(len(s.Members)), s.random.IntN(len(s.Fronts))
+		span := time.Duration(s.random.IntN(int((claimLease+3*time.Second)/time.Millisecond)))*time.Millisecond + 200*time.Millisecond
+		what, kind := s.random.IntN(10), &member
+		run := s.memberFault(what, i, n, span)
+		if what >= 5 {
+			kind, run = &front, s.frontFault(what, n, span)
+		}
+		if !kind.TryLock() {
+			continue
+		}
+		work.Go(func() {
+			defer kind.Unlock()
+			name := run()
+			s.count(func() { s.faults[name]++ })
+		})
+	}
+}
+
+func (s *storm) memberFault(what, i, n int, span time.Duration) func() string {
+	m, f := s.Members[i], s.Fronts[n]
+	account, weight := s.Accounts[s.random.IntN(len(s.Accounts))], 1+s.random.IntN(4)
+	ask := func(path string, body map[string]any) { _ = f.post(s.ctx, path, body) } // the frontend may be in trouble
+	switch what {
+	case 0:
+		return func() string { s.killMember(i, span); return "member killed" }
+	case 1:
+		return func() string { m.Hang(); _ = sleep(s.ctx, span); m.Resume(); return "member hung" }
+	case 2:
+		return func() string {
+			ask("/withdraw", map[string]any{"target": claimHost + "/" + m.Name, "evacuate": weight%2 == 0})
+			_ = sleep(s.ctx, span/2)
+			for _, f := range s.Fronts {
+				_ = f.post(context.WithoutCancel(s.ctx), "/ready", map[string]any{"target": claimHost + "/" + m.Name})
+			}
+			return "member withdrawn"
+		}
+	case 3:
+		return func() string {
+			ask("/move", map[string]any{"account": account.Login, "member": m.Name})
+			return "account moved"
+		}
+	}
+	return func() string { s.reweigh(i, weight); return "weights changed" }
+}
+
+// killMember kills a member, measures how long its accounts take to log in elsewhere, and brings it back.
+func (s *storm) killMember(i int, span time.Duration) {
+	m := s.Members[i]
+	var there []int
+	for k, a := range s.Accounts {
+		if slices.Contains(s.Tally.Where(a.Login), m.Name) {
+			there = append(there, k)
+		}
+	}
+	m.Kill()
+	killed := time.Now()
+	var logins sync.WaitGroup
+	for _, k := range there {
+		logins.Go(func() {
+			for time.Since(killed) < 15*time.Second && s.ctx.Err() == nil {
+				session, err := s.Fronts[k%len(s.Fronts)].login(s.Accounts[k], 6*time.Second)
+				if err == nil {
+					s.count(func() { s.recovery = append(s.recovery, time.Since(killed)) })
+					session.close()
+					return
+				}
+				_ = sleep(s.ctx, 20*time.Millisecond)
+			}
+		})
+	}
+	_ = sleep(s.ctx, span)
+	logins.Wait()
+	if err := m.Start(); err != nil {
+		s.t.Errorf("bring a member back: %v", err)
+	}
+}
+
+// reweigh changes a weight on all frontends, one after the other.
+func (s *storm) reweigh(i, weight int) {
+	s.mu.Lock()
+	s.weights[i] = weight
+	s.mu.Unlock()
+	for n, f := range s.Fronts {
+		s.mu.Lock()
+		text := s.config(n, f)
+		s.mu.Unlock()
+		if err := f.Configure(text); err != nil {
+			s.t.Error(err)
+		}
+		if s.busy[n].TryLock() {
+			_ = f.Signal(syscall.SIGHUP)
+			s.busy[n].Unlock()
+		}
+	}
+}
+
+func (s *storm) frontFault(what, n int, span time.Duration) func() string {
+	f := s.Fronts[n]
+	locked := func(name string, run func()) func() string {
+		return func() string {
+			s.busy[n].Lock()
+			defer s.busy[n].Unlock()
+			run()
+			return name
+		}
+	}
+	switch what {
+	case 5:
+		return locked("frontend killed", func() {
+			f.Kill()
+			_ = sleep(s.ctx, span/4)
+			if err := f.Restart(); err != nil {
+				s.t.Errorf("start a frontend again: %v", err)
+			}
+		})
+	case 6, 7:
+		return locked("frontend stopped", func() {
+			_ = f.Signal(syscall.SIGSTOP)
+			_ = sleep(s.ctx, span)
+			_ = f.Signal(syscall.SIGCONT)
+			_ = sleep(s.ctx, 500*time.Millisecond)
+		})
+	case 8:
+		return locked("link cut", func() { s.unlink(f, span, false) })
+	}
+	return locked("link swallows", func() { s.unlink(f, span, true) })
+}
+
+// unlink takes the way to etcd away. A frontend that has it inside is stopped for a moment instead.
+func (s *storm) unlink(f *claimFront, span time.Duration, swallow bool) {
+	switch {
+	case f.Link == nil:
+		_ = f.Signal(syscall.SIGSTOP)
+		_ = sleep(s.ctx, 300*time.Millisecond)
+		_ = f.Signal(syscall.SIGCONT)
+		return
+	case swallow:
+		f.Link.Swallow()
+	default:
+		f.Link.Cut()
+	}
+	_ = sleep(s.ctx, span)
+	f.Link.Mend()
+	_ = sleep(s.ctx, 500*time.Millisecond)
+}
+
+// calm checks that after the storm every account logs in again, from everywhere.
+func (s *storm) calm() {
+	for _, f := range s.Fronts {
+		f.awaitClaimsOrHash(s.t, s.sticky)
+	}
+	for i, a := range s.Accounts {
+		for range 100 {
+			m, err := s.Fronts[i%len(s.Fronts)].login(a, 12*time.Second)
+			if err == nil {
+				m.close()
+				break
+			}
+			if !errors.Is(err, errTemporary) {
+				s.t.Error(err)
+				break
+			}
+			time.Sleep(50 * time.Millisecond) // a client's pause between two tries
+		}
+	}
+}
+
+func (f *claimFront) awaitClaimsOrHash(t testing.TB, sticky string) {
+	t.Helper()
+	if sticky == "claim" {
+		f.awaitClaims(t, 30*time.Second)
+	}
+}
+
+// report prints what happened, and returns the number of violations.
+func (s *storm) report(lasts time.Duration) int {
+	sum := s.Tally.Summary()
+	var faults []string
+	for _, name := range slices.Sorted(maps.Keys(s.faults)) {
+		faults = append(faults, fmt.Sprintf("%s %d", name, s.faults[name]))
+	}
+	s.t.Logf("%s of storm over %d frontends and %d members: %s", lasts, len(s.Fronts), len(s.Members), strings.Join(faults, ", "))
+	s.t.Logf("%d logins and %d deliveries by clients, %d temporary refusals; %d logins at members, %d of them elsewhere than before",
+		s.logins, s.deliveries, s.temporary, sum.Logins, sum.Moves)
+	s.t.Logf("violations: %d", len(sum.Violations))
+	if s.sticky == "claim" {
+		for _, v := range sum.Violations {
+			s.t.Log(v)
+		}
+	}
+	slices.Sort(s.recovery)
+	if n := len(s.recovery); n > 0 {
+		at := func(share float64) time.Duration {
+			return s.recovery[min(n-1, int(share*float64(n)))].Round(time.Millisecond)
+		}
+		s.t.Logf("from a member's kill to the next login of an account that was there (%d): 50%% within %s, 90%% %s, 99%% %s, at most %s",
+			n, at(0.5), at(0.9), at(0.99), s.recovery[n-1].Round(time.Millisecond))
+	}
+	if s.logins == 0 || sum.Moves == 0 {
+		s.t.Error("nobody logged in, or no account ever moved: nothing was tested")
+	}
+	return len(sum.Violations)
+}
