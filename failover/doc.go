@@ -14,8 +14,8 @@
 //
 // The Applier writes a batch in one transaction (RFC 5805) where the directory has them, and else as single changes
 // with many in flight. A transaction that aborts changes the run over to single changes for good: aborts can crash
-// slapd 2.5. So can transactions that overlap; there is one at a time. A directory that goes away is waited for; what was under way is read again then, because nobody can know
-// whether it was done.
+// slapd 2.5. So can transactions that overlap, so there is one at a time. A directory that goes away is waited for; what
+// was under way is read again then, because nobody can know whether it was done.
 //
 // The Journal is written ahead: a change is in it, and on the disk, before it is sent, and a change that the directory
 // then refused is struck out. So it never claims less than what was done, and Undo, which reverts by compare-and-set
