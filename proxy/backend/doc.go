@@ -32,6 +32,14 @@
 // With sticky: none, the member with the fewest sessions for its weight serves; the weight grows back slowly after an
 // outage, and is scaled by what the agent reports.
 //
+// # What checks cost
+//
+// The checks of a table are bounded: 1000 a second and 128 at once by default. Measured with a thousand hosts of four
+// members each, with IMAP checked by greeting, capabilities and LOGOUT: 860 checks a second take 30 % of one CPU of a busy
+// machine of two, and at most 70 descriptors were open. Where the bounds are too low for all members the intervals are
+// stretched evenly (CheckFactor), a tenth is left for the confirmation of failures, and that goes first. So a thousand
+// members that die together are out within 7.3 s; a member of an ordinary table within 2.7 s.
+//
 // # Withdrawing
 //
 // A withdrawn member gets no new accounts. Those that have sessions there may open more (Joinable) until they are gone,

@@ -53,6 +53,13 @@ type DialError struct {
 func (e *DialError) Error() string { return fmt.Sprintf("connect to %s: %v", e.Member, e.Err) }
 func (e *DialError) Unwrap() error { return e.Err }
 
+// SilentError is that a member accepted a session's connection and did not greet. A check would find the same, so Failed
+// counts it as a failed check, too, and checks that succeed bring the member back.
+type SilentError struct{ Err error }
+
+func (e *SilentError) Error() string { return fmt.Sprintf("greeting of the member: %v", e.Err) }
+func (e *SilentError) Unwrap() error { return e.Err }
+
 // lookupError is a name that could not be looked up.
 type lookupError struct {
 	name string

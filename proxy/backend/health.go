@@ -11,8 +11,8 @@ import (
 
 // health is what was seen of one service of a member. Two judges look at it, and each undoes only its own verdict:
 //
-//   - the checks, with rise and fall. A failed connect of a session counts as a failed check, for it is the same thing,
-//     and brings the next check forward.
+//   - the checks, with rise and fall. A failed connect of a session, or a greeting that did not come, counts as a failed
+//     check, for it is the same thing, and brings the next check forward.
 //   - the breaker, by sessions. It opens when sessions fail in a row and closes when one succeeds. A check closes it
 //     only when every failure was a failed connect: a check that sees a greeting proves nothing about logins, and if it
 //     closed the breaker the two would fight.
@@ -115,7 +115,8 @@ func (h *health) decayed(now time.Time) float64 {
 // error of Dial is known already and not counted again; one of a session that went away says nothing about the member.
 func (m *Member) Failed(service string, err error) {
 	if !excused(err) {
-		m.failed(service, err, false)
+		var silent *SilentError
+		m.failed(service, err, errors.As(err, &silent))
 	}
 }
 

@@ -239,3 +239,25 @@ func TestEventsAndStatusTellWhatHappened(t *testing.T) {
 		}
 	})
 }
+
+// TestASilentMemberIsBackByItsChecks: sessions that waited in vain take it out as failed connects do, and checks that succeed
+// are enough to bring it back. Those of other failures are not.
+func TestASilentMemberIsBackByItsChecks(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		back bool
+	}{"silent": {&SilentError{errors.New("i/o timeout")}, true}, "garbage": {errors.New("greeting is not IMAP's"), false}} {
+		m := one(t, Settings{})
+		m.checkDone(imap, nil, time.Millisecond)
+		for range 3 {
+			m.Failed("imap", c.err)
+		}
+		if m.Available("imap") {
+			t.Errorf("%s: three sessions do not take it out", name)
+		}
+		up(m, "imap")
+		if got := m.Available("imap"); got != c.back {
+			t.Errorf("%s: after checks that succeed it is available: %v, want %v", name, got, c.back)
+		}
+	}
+}
