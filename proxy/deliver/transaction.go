@@ -148,7 +148,9 @@ func (t *Transaction) Data(text io.Reader) (replies []smtpwire.Reply, sent bool,
 		return nil, false, fmt.Errorf("DATA: %w", err)
 	}
 	release, err := t.leg.conn.sendText(text)
-	defer release()
+	if err != nil {
+		release()
+	}
 	var source errSource
 	switch {
 	case errors.As(err, &source):
@@ -161,6 +163,7 @@ func (t *Transaction) Data(text io.Reader) (replies []smtpwire.Reply, sent bool,
 	t.leg.conn.most = len(t.accepted) * maxRcptReply
 	replies, err = t.answers(w)
 	t.leg.conn.most = 0
+	release() // before the connection is another transaction's
 	switch {
 	case err == nil:
 		t.done()
