@@ -24,6 +24,7 @@ type sink struct {
 
 	mu     sync.Mutex
 	lines  []string
+	texts  strings.Builder
 	conns  int
 	hangUp bool                            // after each message
 	answer func(rcpt string, n int) string // to the message, for one recipient; "" closes the connection
@@ -79,11 +80,16 @@ func (s *sink) serve(nc net.Conn) {
 			say("250 2.1.5 OK")
 		case verb == "DATA":
 			say("354 go on")
+			var text strings.Builder
 			for line := ""; line != ".\r\n"; {
 				if line, err = r.ReadString('\n'); err != nil {
 					return
 				}
+				text.WriteString(line)
 			}
+			s.mu.Lock()
+			s.texts.WriteString(text.String())
+			s.mu.Unlock()
 			for i, rcpt := range rcpts {
 				reply := s.answer(rcpt, i)
 				if reply == "" {
@@ -92,13 +98,28 @@ func (s *sink) serve(nc net.Conn) {
 				say(reply)
 			}
 			rcpts = nil
-			if s.hangUp {
+			s.mu.Lock()
+			hangUp := s.hangUp
+			s.mu.Unlock()
+			if hangUp {
 				return
 			}
 		default:
 			say("250 2.0.0 OK")
 		}
 	}
+}
+
+func (s *sink) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.texts.String()
+}
+
+func (s *sink) heard() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.lines, "\n")
 }
 
 func (s *sink) count() int {
@@ -221,7 +242,7 @@ func TestEachRecipientHasItsOwnAnswer(t *testing.T) {
 	if len(e.events) != 7 {
 		t.Errorf("%d delivery events, want 7", len(e.events))
 	}
-	if n := strings.Count(strings.Join(good.lines, "\n"), "RCPT TO:<ann@"); n != 1 {
+	if n := strings.Count(good.heard(), "RCPT TO:<ann@"); n != 1 {
 		t.Errorf("ann was named %d times to her member", n)
 	}
 }
@@ -238,10 +259,33 @@ func TestConnectionsAreReused(t *testing.T) {
 		t.Errorf("%d connections for five messages", n)
 	}
 	closing := newSink(t, saved)
+	closing.mu.Lock()
 	closing.hangUp = true
+	closing.mu.Unlock()
 	e = newEngine(t, map[string]string{"good": closing.Addr().String()})
 	for range 5 {
 		want(t, send(t, d, e, job(e.route(t, "ann", "good", false))), "250")
+	}
+}
+
+// Many messages at once share a few connections: each arrives whole, and once.
+func TestMessagesShareConnections(t *testing.T) {
+	s := newSink(t, saved)
+	e := newEngine(t, map[string]string{"good": s.Addr().String()})
+	d := newDeliverer(t)
+	var work sync.WaitGroup
+	const senders, each = 16, 20
+	for i := range senders {
+		r := job(e.route(t, fmt.Sprint("u", i), "good", false))
+		work.Go(func() {
+			for range each {
+				want(t, send(t, d, e, r), "250")
+			}
+		})
+	}
+	work.Wait()
+	if n := strings.Count(s.text(), "Subject: x\r\n\r\n..text\r\n.\r\n"); n != senders*each {
+		t.Errorf("%d of %d messages arrived whole", n, senders*each)
 	}
 }
 
