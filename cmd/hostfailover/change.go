@@ -191,7 +191,7 @@ func (j *job) one(ctx context.Context, one *site) error {
 	stop()
 	j.report.summary(one.link.Name(), j.journal, summary)
 	if j.o.apply {
-		err = errors.Join(err, j.tell(context.WithoutCancel(ctx), one, summary))
+		err = errors.Join(err, j.tell(context.WithoutCancel(ctx), one, summary, err))
 	}
 	return j.verdict(ctx, one, summary, err)
 }

@@ -19,13 +19,13 @@ import (
 )
 
 // tell has the frontends forget the accounts of the hosts that lost some, and close the sessions there if that is
-// wished. Without it they would follow within the life of their cache.
-func (j *job) tell(ctx context.Context, one *site, s failover.Summary) error {
+// wished. Without it they would follow within the life of their cache. ended is how the run ended.
+func (j *job) tell(ctx context.Context, one *site, s failover.Summary, ended error) error {
 	hosts := j.left(s)
 	var errs []error
 	for _, frontend := range j.o.notify {
 		client, base := adminClient(frontend)
-		f := &notified{job: j, site: one, name: frontend, client: client, base: base}
+		f := &notified{job: j, site: one, name: frontend, client: client, base: base, ended: ended}
 		for _, host := range hosts {
 			if err := f.notify(ctx, host); err != nil {
 				errs = append(errs, fmt.Errorf("tell the frontend %s: %w: it follows within the life of its cache; mailmux reload makes it follow at once", frontend, err))
@@ -74,6 +74,7 @@ type notified struct {
 	name   string
 	client *http.Client
 	base   string
+	ended  error // how the run ended
 }
 
 func (f *notified) notify(ctx context.Context, host string) error {
@@ -96,8 +97,11 @@ func (f *notified) notify(ctx context.Context, host string) error {
 // kick closes the sessions on a host: all of them when all its accounts left, and else those of accounts whose home host
 // is another one now. Who stays there is not disturbed.
 func (f *notified) kick(ctx context.Context, host string) (int, error) {
-	if f.job.whole() {
+	switch {
+	case f.ended == nil && f.job.whole():
 		return f.close(ctx, map[string]string{"host": host})
+	case isAway(f.ended):
+		return 0, errors.New("the directory is away, and so nobody knows which sessions to close")
 	}
 	var sessions []struct{ ID, Account string }
 	if err := get(ctx, f.client, f.base+"/who?host="+url.QueryEscape(host), &sessions); err != nil {
