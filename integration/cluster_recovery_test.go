@@ -109,7 +109,7 @@ func TestClusterMemberFrozen(t *testing.T) {
 	if soak() {
 		rounds = 20
 	}
-	var first, later []time.Duration
+	var first, later, backs []time.Duration
 	for range rounds {
 		if err := victim.SignalGroup(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
@@ -119,6 +119,7 @@ func TestClusterMemberFrozen(t *testing.T) {
 		if err := victim.SignalGroup(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
+		thawed := time.Now()
 		eventually(t, "the member is back for its accounts", func() error {
 			c, at, err := tryLogin(front.addr(), own[0])
 			if err != nil {
@@ -130,11 +131,13 @@ func TestClusterMemberFrozen(t *testing.T) {
 			}
 			return nil
 		})
+		backs = append(backs, time.Since(thawed))
 	}
 	if most := distribution(t, "login at a member that has just frozen", first); most > 6*time.Second {
 		t.Errorf("a login took %s", most)
 	}
 	distribution(t, "the next login", later)
+	distribution(t, "from SIGCONT to a login on the member", backs)
 	if median := later[len(later)/2]; median > time.Second {
 		t.Errorf("half of the logins still wait %s for a member that is known to hang", median)
 	}
