@@ -79,6 +79,7 @@ func (f *files) compile(host string, s spec) (*effective, error) {
 	return e, errors.Join(f.secrets(e), f.tlsConfig(host, e))
 }
 
+// compileLocal reads the settings of the backend behind our own listeners.
 func (e *effective) compileLocal() (err error) {
 	l := e.Settings.Local
 	for i, service := range services {

@@ -150,6 +150,7 @@ func (m *Member) TLS(service string) (Mode, *tls.Config) {
 	return m.tls(m.settings.Load(), i)
 }
 
+// tls is TLS. The backend behind our own listener has a mode of its own.
 func (m *Member) tls(e *effective, i int) (Mode, *tls.Config) {
 	mode := e.modes[i]
 	if _, local := m.home(e, i); local {
