@@ -97,7 +97,7 @@ func (b *Backend) meet(ctx context.Context) error {
 		return nil
 	}
 	if err := b.Conn.Await(); err != nil {
-		return fmt.Errorf("greeting of the member: %w", err)
+		return &backend.SilentError{Err: err}
 	}
 	b.nc.SetDeadline(deadline)
 	return nil
