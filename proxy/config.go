@@ -25,7 +25,7 @@ const (
 // Listener is one listening address.
 type Listener struct {
 	// Service is the protocol spoken: imap, pop3, submission or sieve for mail programs, lmtp for MTAs that hand over mail, smtp for other
-	// sites that send it.
+	// sites that send it, outgoing for what the backends themselves send to whomever (section outgoing).
 	Service string `yaml:"service"`
 	// Address to listen on, host:port; an empty host is every address of the machine.
 	Address string `yaml:"address"`
@@ -42,7 +42,7 @@ type Listener struct {
 }
 
 // TakesMail says whether the service brings messages, and has no logins.
-func (l *Listener) TakesMail() bool { return l.Service == "lmtp" || l.Service == "smtp" }
+func (l *Listener) TakesMail() bool { return l.Service == "lmtp" || l.Service == "smtp" || l.Service == "outgoing" }
 
 // Validate joins all faults of a listener; each begins with the key.
 func (l *Listener) Validate() error {
@@ -63,7 +63,7 @@ func (l *Listener) Validate() error {
 	return errors.Join(faults...)
 }
 
-var services = []string{"imap", "pop3", "submission", "sieve", "lmtp", "smtp"}
+var services = []string{"imap", "pop3", "submission", "sieve", "lmtp", "smtp", "outgoing"}
 
 // TLS is the frontend's own TLS, for clients.
 type TLS struct {

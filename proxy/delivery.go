@@ -169,6 +169,11 @@ func (s *Session) Normalise(address string) (directory.Name, error) {
 	return s.state.Domains.Recipient(address, s.local.Addr())
 }
 
+// Normalise is Session.Normalise for messages without a session.
+func (srv *Server) Normalise(address string) (directory.Name, error) {
+	return srv.state.Load().Domains.Recipient(address, netip.Addr{})
+}
+
 // DialInfo is what a PROXY header tells a member of the client.
 func (s *Session) DialInfo() backend.DialInfo {
 	return backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), ServerName: s.identity.Name}

@@ -93,7 +93,7 @@ exit codes:
   1  it failed: the text says what, and what to do
   2  the command line or the configuration is at fault
   3  no running frontend answers at the admin socket
-  4  lookup: no such account, or no way to its home host now
+  4  lookup: no such account, or no way to its home host now; queue: no message matches
 `)
 }
 

@@ -5,6 +5,7 @@
 //	mailmux lookup NAME                where an account goes, and why
 //	mailmux status|who|kick|withdraw|ready|reload
 //	                                   ask the running frontend, over its admin socket
+//	mailmux queue list|show|retry|…    the messages that wait (queuecommand.go, queuemove.go)
 //
 // This package is wiring: flags and exit codes (main.go, commands.go), the process with its signals and systemd
 // (serve.go, process.go), what a configuration is made into, again at each reload (frontend.go), and what operators see

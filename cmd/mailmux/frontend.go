@@ -77,7 +77,7 @@ func newFrontend(cfg *conf.Config, log *slog.Logger, level *slog.LevelVar) (*fro
 		return nil, err
 	}
 	f.current.Store(now)
-	if err := f.openQueue(cfg); err != nil {
+	if err := f.useQueue(cfg); err != nil {
 		f.closeParts()
 		return nil, err
 	}
@@ -254,16 +254,24 @@ func (f *frontend) reload() (warnings []string, err error) {
 
 // replace puts the table and the engine into the new state, or leaves both in the old one.
 func (f *frontend) replace(old, now *loaded) error {
-	if err := f.setTable(now.cfg); err != nil {
-		return err
+	if err := errors.Join(f.setTable(now.cfg), f.setSmarthosts(now.cfg)); err != nil {
+		return errors.Join(err, f.setTable(old.cfg))
 	}
 	if f.withdrawn != nil {
 		return nil // the engine would listen again; ready gives it the new configuration
 	}
 	if err := f.engine.Reload(f.parts(now)); err != nil {
-		return errors.Join(err, f.setTable(old.cfg))
+		return errors.Join(err, f.setTable(old.cfg), f.setSmarthosts(old.cfg))
 	}
 	return nil
+}
+
+// setSmarthosts gives the queue other ways out.
+func (f *frontend) setSmarthosts(cfg *conf.Config) error {
+	if f.smarthosts == nil {
+		return nil
+	}
+	return f.smarthosts.Configure(cfg.Outgoing)
 }
 
 func (f *frontend) setTable(cfg *conf.Config) error {
@@ -331,5 +339,8 @@ func (f *frontend) closeParts() {
 	}
 	f.retired.Wait()
 	f.delivers.Close()
+	if f.smarthosts != nil {
+		f.smarthosts.Close()
+	}
 	f.current.Load().directory.Close()
 }

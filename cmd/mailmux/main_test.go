@@ -41,6 +41,7 @@ func TestTranscripts(t *testing.T) {
 			"login":  loginCommand,
 			"expand": expandCommand,
 			"left":   leftCommand,
+			"bring":  bringCommand,
 		},
 	})
 }

@@ -172,6 +172,9 @@ func (f *frontend) Forget(host string, accounts []string) int {
 	}
 	now.directory.Forget(names...)
 	if f.queue != nil {
+		for _, name := range names {
+			accounts = append(accounts, name.String())
+		}
 		f.queue.follow(host, accounts)
 	}
 	return n + len(names)

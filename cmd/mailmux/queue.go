@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/netip"
 	"sync"
 
 	"mailmux/cmd/internal/conf"
@@ -23,12 +25,37 @@ type queue struct {
 	failed  func(error)
 }
 
-// openQueue opens the spool, if there is one, and lets the service smtp use it.
+// useQueue lets the services that bring messages use the spool, if there is to be one. It is opened by openQueue: to look
+// a configuration over nobody has to have it.
+func (f *frontend) useQueue(cfg *conf.Config) error {
+	if !cfg.Spool.Enabled() {
+		return nil
+	}
+	var err error
+	f.smarthosts, err = deliver.NewSmarthosts(cfg.Outgoing, backend.Options{Logger: f.log,
+		Self: func(a netip.AddrPort) bool { return f.engine.Self(a) }}) // which is there when they are dialed
+	if err != nil {
+		return err
+	}
+	f.handlers["smtp"] = smtp.New(f.delivers, opened{f})
+	f.handlers["outgoing"] = smtp.NewOutgoing(f.delivers, opened{f}, func() []netip.Prefix { return f.current.Load().cfg.Outgoing.Networks })
+	return nil
+}
+
+// opened is the queue of a frontend that listens.
+type opened struct{ *frontend }
+
+// Accept takes a message into the queue.
+func (o opened) Accept(ctx context.Context, e *spool.Envelope, body io.Reader) (id string, err error) {
+	return o.queue.Accept(ctx, e, body)
+}
+
+// openQueue opens the spool, if there is one, and begins to deliver what waits.
 func (f *frontend) openQueue(cfg *conf.Config) error {
 	if !cfg.Spool.Enabled() {
 		return nil
 	}
-	q := &deliver.Queued{Deliverer: f.delivers, Server: func() deliver.QueueServer { return f.engine },
+	q := &deliver.Queued{Smarthosts: f.smarthosts, Deliverer: f.delivers, Server: func() deliver.QueueServer { return f.engine },
 		Hostname: func() string { return f.current.Load().cfg.Hostname }}
 	s, err := spool.Open(cfg.Spool, spool.Services{Router: q, Deliverer: q, Log: f.log, Hostname: cfg.Hostname})
 	if err != nil {
@@ -36,12 +63,9 @@ func (f *frontend) openQueue(cfg *conf.Config) error {
 	}
 	f.queue = &queue{Spool: s, failed: func(err error) { f.log.Error("the queue has stopped; restart mailmux", "error", err) }}
 	f.queue.ctx, f.queue.stop = context.WithCancel(context.Background())
-	f.handlers["smtp"] = smtp.New(f.delivers, s)
+	f.queue.running.Go(f.queue.run)
 	return nil
 }
-
-// start begins to deliver what waits.
-func (q *queue) start() { q.running.Go(q.run) }
 
 func (q *queue) run() {
 	if err := q.Run(q.ctx); err != nil && q.ctx.Err() == nil {
@@ -58,9 +82,13 @@ func (q *queue) close(log *slog.Logger) {
 	}
 }
 
-// wake delivers at once what waits for a host one of whose members is back.
+// wake delivers at once what waits for a host one of whose members is back, by the checks or by the operator.
 func (f *frontend) wake(e backend.Event) {
-	if f.queue != nil && e.Change == backend.CameUp {
+	if f.queue == nil {
+		return
+	}
+	withdrawn, _ := e.Member.Withdrawn()
+	if e.Change == backend.CameUp || e.Change == backend.WasWishedOn && !withdrawn {
 		f.queue.Wake(e.Member.Host())
 	}
 }

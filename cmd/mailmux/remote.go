@@ -19,6 +19,15 @@ import (
 // errNobody: no frontend answers at the socket.
 var errNobody = errors.New("no running frontend answers")
 
+// errMissing: the frontend has no such thing.
+var errMissing = errors.New("not there")
+
+// missingError is errMissing in the frontend's words.
+type missingError string
+
+func (e missingError) Error() string        { return string(e) }
+func (e missingError) Is(target error) bool { return target == errMissing }
+
 // door is the way to the running frontend.
 type door struct {
 	path   string
@@ -47,10 +56,33 @@ func (inv *invocation) door() (*door, error) {
 
 // ask calls the frontend and decodes its answer. A nil body is a GET.
 func (d *door) ask(path string, body, into any) error {
+	return d.read(path, body, func(r io.Reader) error {
+		if err := json.NewDecoder(r).Decode(into); err != nil {
+			return fmt.Errorf("read the frontend's answer: %w", err)
+		}
+		return nil
+	})
+}
+
+// read calls the frontend and lets do read its answer. A nil body is a GET.
+func (d *door) read(path string, body any, do func(io.Reader) error) error {
 	request, err := d.request(path, body)
 	if err != nil {
 		return err
 	}
+	return d.call(request, do)
+}
+
+// send calls the frontend with what body reads, and decodes its answer.
+func (d *door) send(path string, body io.Reader, into any) error {
+	request, err := http.NewRequest(http.MethodPost, doorURL+path, body)
+	if err != nil {
+		return err
+	}
+	return d.call(request, func(r io.Reader) error { return json.NewDecoder(r).Decode(into) })
+}
+
+func (d *door) call(request *http.Request, do func(io.Reader) error) error {
 	response, err := d.client.Do(request)
 	if err != nil {
 		var op *net.OpError
@@ -63,22 +95,21 @@ func (d *door) ask(path string, body, into any) error {
 	if response.StatusCode != http.StatusOK {
 		return problem(response)
 	}
-	if err := json.NewDecoder(response.Body).Decode(into); err != nil {
-		return fmt.Errorf("read the frontend's answer: %w", err)
-	}
-	return nil
+	return do(response.Body)
 }
 
+// doorURL is the server's; the name means nothing on a unix socket.
+const doorURL = "http://mailmux"
+
 func (d *door) request(path string, body any) (*http.Request, error) {
-	const base = "http://mailmux" // the name means nothing on a unix socket
 	if body == nil {
-		return http.NewRequest(http.MethodGet, base+path, nil)
+		return http.NewRequest(http.MethodGet, doorURL+path, nil)
 	}
 	text, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	return http.NewRequest(http.MethodPost, base+path, bytes.NewReader(text))
+	return http.NewRequest(http.MethodPost, doorURL+path, bytes.NewReader(text))
 }
 
 // problem is the error that the frontend gave.
@@ -90,6 +121,9 @@ func problem(response *http.Response) error {
 	}
 	var p admin.Problem
 	if json.Unmarshal(text, &p) == nil && p.Error != "" {
+		if response.StatusCode == http.StatusNotFound {
+			return missingError(p.Error)
+		}
 		return errors.New(p.Error)
 	}
 	return fmt.Errorf("the frontend answers %s: %.200s", response.Status, bytes.TrimSpace(text))

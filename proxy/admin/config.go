@@ -15,7 +15,7 @@ const DefaultSocket = "/run/mailmux/admin.sock"
 
 // Config says where the operator's door is.
 type Config struct {
-	// Address is the unix socket that the commands status, who, kick, withdraw, ready, reload and lookup use, as
+	// Address is the unix socket that the commands status, who, kick, withdraw, ready, reload, lookup and queue use, as
 	// unix:PATH: unix:/run/mailmux/admin.sock when absent. It also serves metrics, the status page and pprof. Whoever may
 	// write to it is the operator: it is made with permissions 0660. off: no such socket.
 	Address string `yaml:"address"`

@@ -21,11 +21,15 @@ type Queued struct {
 	Server func() QueueServer
 	// Hostname is what this frontend calls itself.
 	Hostname func() string
+	// Smarthosts take what may leave for other sites; nil for none.
+	Smarthosts *Smarthosts
 }
 
 // QueueServer is what the engine does for the queue (*proxy.Server is one).
 type QueueServer interface {
 	Recipient(ctx context.Context, address string, fresh bool) (proxy.Route, error)
+	// Normalise is the normalised name of a recipient's address.
+	Normalise(address string) (directory.Name, error)
 	Member(r proxy.Route, service string, tried *backend.Tried) (*backend.Member, error)
 	// MemberNamed finds a member again, nil if it has left the table.
 	MemberNamed(host, member string) *backend.Member
@@ -47,7 +51,7 @@ func (q *Queued) Route(ctx context.Context, to *spool.Recipient) (spool.Target, 
 	if err != nil {
 		switch proxy.CauseOf(err) {
 		case proxy.CauseAuth:
-			return spool.Target{}, &spool.PermanentError{Status: "5.1.1", Reply: "550 5.1.1 No such user here"}
+			return q.abroad(to)
 		case proxy.CauseDisabled:
 			return spool.Target{}, &spool.PermanentError{Status: "5.2.1", Reply: "550 5.2.1 Mailbox is disabled"}
 		}
@@ -55,23 +59,27 @@ func (q *Queued) Route(ctx context.Context, to *spool.Recipient) (spool.Target, 
 	}
 	host := route.Host.Name()
 	m, err := server.Member(route, q.Deliverer.config().ProtocolOf(host), nil)
+	defer route.Leave() // Deliver takes it again
 	if err != nil {
 		return spool.Target{Host: host}, err
 	}
 	return spool.Target{Host: host, Member: m.Name()}, nil
 }
 
-// Deliver hands a queued message to a member, and gives an outcome for each recipient.
+// Deliver hands a queued message to a member, or to a smarthost, and gives an outcome for each recipient.
 func (q *Queued) Deliver(ctx context.Context, to spool.Target, m *spool.Message, rcpts []spool.Recipient) []spool.Outcome {
+	e := &m.Envelope
+	from := &From{Hostname: q.Hostname(), Identity: proxy.Identity{Session: m.ID, TTL: lmtpTTL},
+		Sender: envelope.Sender{Address: e.From, Size: m.Size, EightBit: e.Body == "8BITMIME", UTF8: e.SMTPUTF8, Return: e.Ret, EnvID: e.EnvID}}
+	if to.Host == Outgoing && q.Smarthosts.Any() {
+		return q.send(ctx, to, m, rcpts, from)
+	}
 	outcomes := make([]spool.Outcome, len(rcpts))
 	member := q.Server().MemberNamed(to.Host, to.Member)
 	if member == nil {
 		return settled(outcomes, spool.Outcome{State: spool.Waiting, Reply: "the member has left the host table"})
 	}
 	protocol := q.Deliverer.config().ProtocolOf(to.Host)
-	e := &m.Envelope
-	from := &From{Hostname: q.Hostname(), Identity: proxy.Identity{Session: m.ID, TTL: lmtpTTL},
-		Sender: envelope.Sender{Address: e.From, Size: m.Size, EightBit: e.Body == "8BITMIME", UTF8: e.SMTPUTF8, Return: e.Ret, EnvID: e.EnvID}}
 	tx, err := q.Deliverer.Begin(ctx, member, protocol, from)
 	var reply *proxy.Reply
 	switch {
@@ -88,12 +96,14 @@ func (q *Queued) transact(ctx context.Context, tx *Transaction, m *spool.Message
 	taken := map[string][]int{} // those with one address get one copy
 	var order []string
 	for i, r := range rcpts {
-		address, err := q.address(ctx, r, protocol)
+		address, route, err := q.enter(ctx, tx, r, protocol)
 		if err != nil {
+			route.Leave()
 			outcomes[i] = spool.Outcome{State: spool.Waiting, Reply: err.Error()}
 			continue
 		}
 		if len(taken[address]) > 0 {
+			route.Leave()
 			taken[address] = append(taken[address], i)
 			continue
 		}
@@ -131,15 +141,26 @@ func (q *Queued) transact(ctx context.Context, tx *Transaction, m *spool.Message
 	return outcomes
 }
 
-// address is how the member knows a recipient. The lookup is that of Route, a moment ago.
-func (q *Queued) address(ctx context.Context, r spool.Recipient, protocol string) (string, error) {
+// enter says how the member knows a recipient, whose account has to be there still. The lookup is that of Route, a moment
+// ago.
+func (q *Queued) enter(ctx context.Context, tx *Transaction, r spool.Recipient, protocol string) (string, proxy.Route, error) {
+	if tx.leg.member.Host() == Outgoing {
+		return r.Address, proxy.Route{}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	route, err := q.Server().Recipient(ctx, r.Address, false)
-	if err != nil {
-		return "", err
+	if err != nil || !route.Claimed() {
+		return Address(route, protocol), route, err
 	}
-	return Address(route, protocol), nil
+	m, err := q.Server().Member(route, protocol, nil)
+	if err == nil && m != tx.leg.member {
+		err = errors.New("the account has gone to another member")
+	}
+	if err == nil {
+		err = tx.Enter(route)
+	}
+	return Address(route, protocol), route, err
 }
 
 // outcome is a member's reply as the queue takes it.

@@ -33,6 +33,8 @@ type From struct {
 	Hostname string           // ours
 	Identity proxy.Identity   // of the client
 	Dial     backend.DialInfo // for a PROXY header
+
+	login *login // at a smarthost, nil for none
 }
 
 // Begin connects to a member and says MAIL. An error with a *proxy.Reply is the member's refusal of the sender; other
@@ -77,6 +79,9 @@ func (d *Deliverer) Begin(ctx context.Context, m *backend.Member, protocol strin
 func (t *Transaction) begin(from *From) error {
 	if err := t.leg.introduce(from.Identity, t.leg.member.Identity()); err != nil {
 		return t.fault("hello", err)
+	}
+	if err := t.leg.authenticate(from.login); err != nil {
+		return err
 	}
 	switch {
 	case from.UTF8 && !t.leg.has("SMTPUTF8"): // RFC 6531 section 3.5

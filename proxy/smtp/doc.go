@@ -35,6 +35,13 @@
 //	CRCRLF.CRLF             one: overlooks a real end   one, ended               554, ended    one, ended
 //	CRLF.NULCRLF            one                         one                      one           one
 //
+// # Outgoing
+//
+// The service outgoing (NewOutgoing) is for what backends send by themselves, such as forwarded mail. Clients outside of
+// outgoing.networks are refused in place of the greeting. Every message is queued: recipients of the directory go straight
+// to their home, all others to a smarthost. An address that nobody has in a domain of delivery.local_domains is refused.
+// What goes round in circles, by two mailboxes that forward to each other, ends by its hops (delivery.max_hops).
+//
 // # Never an open relay
 //
 // Mail is taken for accounts of the directory alone: an address that nobody has is refused with 550 5.1.1, one outside

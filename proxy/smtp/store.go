@@ -75,13 +75,18 @@ func (r *store) settle(ctx context.Context, m *deliver.Message, replies []smtpwi
 		return replies[0]
 	}
 	id, err := r.queue.Accept(ctx, r.envelope(m, rest, replies), io.MultiReader(strings.NewReader(m.Header), m.Body.Open()))
+	return queued(r.session, id, err)
+}
+
+// queued is the answer to a message by what the queue says.
+func queued(s *incoming.Session, id string, err error) smtpwire.Reply {
 	switch {
 	case errors.Is(err, spool.ErrEnvelope):
 		return smtpwire.Reply{Code: 554, Text: "5.6.0 The message cannot be queued"}
 	case errors.Is(err, spool.ErrFull):
 		return smtpwire.Reply{Code: 452, Text: "4.3.1 Insufficient storage, try again later"}
 	case err != nil:
-		r.session.Server().Remark("a message could not be queued: its sender has to try again", err)
+		s.Server().Remark("a message could not be queued: its sender has to try again", err)
 		return smtpwire.Reply{Code: 451, Text: "4.3.0 Temporary failure, try again later"}
 	}
 	return smtpwire.Reply{Code: 250, Text: "2.0.0 Queued as " + id}
