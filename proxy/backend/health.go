@@ -14,8 +14,9 @@ import (
 //   - the checks, with rise and fall. A failed connect of a session, or a greeting that did not come, counts as a failed
 //     check, for it is the same thing, and brings the next check forward.
 //   - the breaker, by sessions. It opens when sessions fail in a row and closes when one succeeds. A check closes it
-//     only when every failure was a failed connect: a check that sees a greeting proves nothing about logins, and if it
-//     closed the breaker the two would fight.
+//     only when every failure was a failed connect, or when the checks have seen an outage begin and end, which explains
+//     the others: else a check that sees a greeting proves nothing about logins, and if it closed the breaker the two would
+//     fight.
 type health struct {
 	checked   bool // at least once
 	fails     int  // in a row, while up
@@ -243,6 +244,8 @@ func (m *Member) passed(i int, now time.Time) {
 		return
 	}
 	h.passes, h.since, h.why = 0, now, ""
+	h.streak = 0
+	m.closeBreaker(i)
 	m.set(m.state.Load()&^(1<<i) | slowBit)
 	m.returned = now
 }
