@@ -42,7 +42,9 @@ type Listener struct {
 }
 
 // TakesMail says whether the service brings messages, and has no logins.
-func (l *Listener) TakesMail() bool { return l.Service == "lmtp" || l.Service == "smtp" || l.Service == "outgoing" }
+func (l *Listener) TakesMail() bool {
+	return l.Service == "lmtp" || l.Service == "smtp" || l.Service == "outgoing"
+}
 
 // Validate joins all faults of a listener; each begins with the key.
 func (l *Listener) Validate() error {
