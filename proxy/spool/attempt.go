@@ -94,6 +94,10 @@ func (a *attempt) deliver(ctx context.Context, pending []int) {
 			return // what was not asked to its end says nothing
 		case errors.As(err, &permanent):
 			a.note(n, target, Outcome{State: Failed, Reply: permanent.Reply, Status: permanent.Status})
+		case target.Host != "" && target.Host == a.rcpts[n].Host && a.rcpts[n].Attempts > 0:
+			// No member is in service, as the file says already. To write that again at every attempt of everything that waits
+			// would keep the disk from what comes in.
+			a.Log.Debug("delivery not tried", "id", a.ID, "host", target.Host, "error", err)
 		default:
 			a.note(n, target, Outcome{State: Waiting, Reply: err.Error(), Status: "4.4.0"})
 		}

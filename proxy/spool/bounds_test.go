@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -298,3 +299,41 @@ func TestScan(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// While no member of its host is in service, a message is looked up again and again, but its file is written once.
+func TestWaitingWritesOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		writes, lookups := 0, 0
+		r := start(t, testConfig(t.TempDir()), w, func(s *Spool) {
+			s.disk.fault = func(op, _ string) error {
+				if op == "write" {
+					writes++
+				}
+				return nil
+			}
+			s.Router = routerFunc(func() (Target, error) {
+				lookups++
+				return Target{Host: "h1"}, errors.New("no member of h1 is in service")
+			})
+		})
+		id := r.accept(t, to("a@x"), text)
+		time.Sleep(time.Hour)
+		r.end()
+		if writes != 2 || lookups < 5 {
+			t.Errorf("%d writes, the message's own among them, and %d lookups", writes, lookups)
+		}
+		info, body, err := r.Show(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body.Close()
+		if got := info.Recipients[0].Reply; got != "no member of h1 is in service" {
+			t.Errorf("what the operator reads is %q", got)
+		}
+	})
+}
+
+type routerFunc func() (Target, error)
+
+func (f routerFunc) Route(context.Context, *Recipient) (Target, error) { return f() }
