@@ -309,7 +309,8 @@ func (s *Spool) resumeImports() error {
 	}
 	for _, name := range ready {
 		if err := s.takeIn(s.path(dirImport, name), &Imported{Export: name}); err != nil {
-			return err
+			// The queue itself is not to wait for that.
+			s.Log.Error("an import that was interrupted cannot be ended; its mail waits in "+s.path(dirImport), "error", err)
 		}
 	}
 	names, err := unfinished(s.cfg.Dir)
