@@ -4,6 +4,7 @@ GO       ?= go
 PREFIX   ?= /usr/local
 DESTDIR  ?=
 FUZZTIME ?= 10s
+CLAIMS_FOR ?= 10m
 FAILOVER_ACCOUNTS ?= 500000
 FAILOVER_SOAK     ?= 200
 LDFLAGS  ?= -s -w
@@ -19,7 +20,7 @@ PROGRAMS = $(shell $(GO) list ./... | grep -E '^mailmux/(integration|tools)(/|$$
 UNITS    = $(shell $(GO) list ./... | grep -vE '^mailmux/(integration|tools)(/|$$)')
 
 .DEFAULT_GOAL := build
-.PHONY: soak-cluster soak-spool build test check demo fuzz bench bench-go bench-failover soak-failover install clean help
+.PHONY: soak-claims soak-cluster soak-spool build test check demo fuzz bench bench-go bench-failover soak-failover install clean help
 
 build: ## Build mailmux and hostfailover into bin/.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mailmux ./cmd/hostfailover
@@ -60,6 +61,9 @@ bench-failover: ## Move one half of FAILOVER_ACCOUNTS (500000) in slapd, beside 
 
 soak-failover: ## Kill hostfailover and slapd FAILOVER_SOAK (200) times, then all evils on FAILOVER_ACCOUNTS. Takes an hour or less.
 	FAILOVER_SOAK=$(FAILOVER_SOAK) FAILOVER_ACCOUNTS=$(FAILOVER_ACCOUNTS) $(GO) test -count=1 -timeout 120m -run 'TestKilledAtAnyInstant|TestEveryEvilAtOnce' -v ./cmd/hostfailover
+
+soak-claims: ## Kill, stop and cut off members and frontends for CLAIMS_FOR (10m): no account may ever be on two members.
+	MAILMUX_CLAIMS_FOR=$(CLAIMS_FOR) $(GO) test -count=1 -timeout 2h -v -run 'TestClaim' ./integration
 
 soak-cluster: ## Kill, freeze and withdraw members of clusters for minutes, while people work on shared storage.
 	MAILMUX_SOAK=1 $(GO) test -count=1 -v -timeout 60m -run 'TestCluster' ./integration

@@ -161,7 +161,11 @@ func (s *storm) act(work *sync.WaitGroup) {
 	var member, front sync.Mutex
 	for sleep(s.ctx, time.Duration(200+s.random.IntN(600))*time.Millisecond) == nil {
 		i, n := s.random.IntN(len(s.Members)), s.random.IntN(len(s.Fronts))
-		span := time.Duration(s.random.IntN(int((claimLease+3*time.Second)/time.Millisecond)))*time.Millisecond + 200*time.Millisecond
+		most := claimLease + 3*time.Second
+		if s.random.IntN(2) == 0 {
+			most = time.Second
+		}
+		span := 200*time.Millisecond + time.Duration(s.random.Int64N(int64(most)))
 		what, kind := s.random.IntN(10), &member
 		run := s.memberFault(what, i, n, span)
 		if what >= 5 {

@@ -189,11 +189,11 @@ listeners:
   - {service: imap, address: "%s:%d", allow_plaintext: true}
   - {service: lmtp, address: "%s:%d"}
 limits: {per_address: 20000, per_account: 20000, hand_over_timeout: 12s, drain_timeout: 2s, close_spread: 1s}
-claims: {%s, lease: %s, margin: %s, timeout: 1s}
+claims: {%s, lease: %s, margin: %s, timeout: 1s, name: f%d.example.com}
 admin: {address: "unix:%s/f%d/admin.sock", state: %s/f%d/state.json}
 log: {level: info, format: text}
 `, n+1, s.Dir, stage.Base, claimHost, strings.Join(members, ", "), s.sticky, claimIMAP, claimLMTP, f.IP, claimIMAP, f.IP, claimLMTP,
-		where, claimLease, claimMargin, s.Dir, n+1, s.Dir, n+1)
+		where, claimLease, claimMargin, n+1, s.Dir, n+1, s.Dir, n+1)
 }
 
 // claimState is what a test reads of /status.

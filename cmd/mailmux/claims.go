@@ -47,7 +47,7 @@ func (f *frontend) openClaims(cfg *conf.Config) (err error) {
 		return fmt.Errorf("find the program for the guard: %w", err)
 	}
 	f.claims, err = claims.Open(cfg.Claims, claims.Parts{
-		Name: cfg.Hostname, Hosts: f.table, Wished: f.letLeave, Log: f.log, Metrics: f.metrics, Guard: []string{self, guardCommand},
+		Hosts: f.table, Wished: f.letLeave, Log: f.log, Metrics: f.metrics, Guard: []string{self, guardCommand},
 	})
 	return err
 }

@@ -104,6 +104,7 @@ func newFake() *fake {
 		},
 		status: Status{
 			Hostname: "mail.example.com", Version: "v1.2.3", State: Serving, Started: time.Now().Add(-26 * time.Hour), Loaded: time.Now().Add(-time.Hour),
+			Claims:   &proxy.ClaimStatus{State: "held", Accounts: 2, Sessions: 3, Left: 6 * time.Second, Epoch: 4},
 			Sessions: Count{Open: 3, Relayed: 2, Limit: 100, Service: map[string]int{"imap": 2, "pop3": 1}},
 			Hosts: []backend.HostStatus{{Name: "east.example.com", Sticky: "hash", Members: []backend.MemberStatus{
 				{Name: "n1", Address: "10.0.1.1", Wish: inService, Available: true, Sessions: 1, Total: 5, Services: []backend.ServiceStatus{{Service: "imap", State: "up"}}},

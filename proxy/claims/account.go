@@ -176,7 +176,7 @@ func (c *Claims) memberOf(name string) (*backend.Member, error) {
 // evict gives back a claim that was joined on a member that the account has to leave, and asks the others to leave it.
 func (c *Claims) evict(ctx context.Context, h *holding, s standing, w proxy.Want) error {
 	mine := c.keys.holders(h.key) + h.tenure.name
-	value := encode(moveValue{From: s.at, By: c.Name, Since: time.Now().UTC().Truncate(time.Millisecond)})
+	value := encode(moveValue{From: s.at, By: c.name, Since: time.Now().UTC().Truncate(time.Millisecond)})
 	r, err := c.commit(ctx, "other", func(t clientv3.Txn) clientv3.Txn {
 		return t.If(unchanged(mine, s.rev)).Then(clientv3.OpDelete(mine),
 			clientv3.OpTxn([]clientv3.Cmp{absent(c.keys.move(h.key))},

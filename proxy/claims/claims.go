@@ -43,7 +43,6 @@ type Metrics interface {
 
 // Parts are what claims are made of, beside their configuration.
 type Parts struct {
-	Name    string // of this frontend, for operators
 	Hosts   Hosts
 	Wished  func()       // the operator's wishes have changed; it does not wait. nil: nobody is told
 	Log     *slog.Logger // nil is silent
@@ -58,6 +57,7 @@ type Claims struct {
 
 	cfg    Config
 	keys   keys
+	name   string // of this frontend, for operators
 	client *clientv3.Client
 	server *server // nil without an embedded one
 	guard  *guard  // nil without one
@@ -90,7 +90,7 @@ const workersAtOnce = 64
 func Open(cfg Config, parts Parts) (*Claims, error) {
 	c := &Claims{Parts: parts, cfg: cfg.WithDefaults(), changed: make(chan struct{}), held: map[string]*holding{},
 		loose: map[*user]struct{}{}, workers: make(chan struct{}, workersAtOnce)}
-	c.keys = keys(c.cfg.Prefix)
+	c.keys, c.name = keys(c.cfg.Prefix), c.cfg.Name
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Config is the section claims: where etcd is, and how long a frontend may be away from it.
+// Config says by which etcd the frontends agree on the members of accounts, and how long one may be away from it.
 type Config struct {
 	// Endpoints are the addresses of the etcd servers, such as https://10.0.0.1:2379. All frontends of a site name the
 	// same cluster.
@@ -31,6 +31,8 @@ type Config struct {
 	TLSCertFile string `yaml:"tls_cert_file"`
 	// TLSKeyFile is the key of TLSCertFile.
 	TLSKeyFile string `yaml:"tls_key_file"`
+	// Name is what this frontend is called in status and lookup: the machine's name when absent.
+	Name string `yaml:"name"`
 	// Prefix is what the names of all keys begin with: /mailmux/ when absent. Sites that share an etcd differ in it.
 	Prefix string `yaml:"prefix"`
 	// Lease is how long a frontend that does not answer keeps its claims: 10s when absent. All frontends name the same.
@@ -64,6 +66,11 @@ func (c Config) WithDefaults() Config {
 	span(&c.Timeout, 3*time.Second)
 	if c.Prefix == "" {
 		c.Prefix = "/mailmux/"
+	}
+	if c.Name == "" {
+		if name, err := os.Hostname(); err == nil {
+			c.Name = name
+		}
 	}
 	if c.OnOutage == "" {
 		c.OnOutage = "refuse"
@@ -120,13 +127,13 @@ func (c *Config) Validate() error {
 
 // bare is the section without its lists, which can be compared.
 type bare struct {
-	User, PasswordFile, TLSCAFile, TLSCertFile, TLSKeyFile, Prefix, OnOutage, Guard string
-	Lease, Margin, Timeout, Linger                                                  time.Duration
+	Name, User, PasswordFile, TLSCAFile, TLSCertFile, TLSKeyFile, Prefix, OnOutage, Guard string
+	Lease, Margin, Timeout, Linger                                                        time.Duration
 }
 
 // empty says whether nothing is set.
 func (c *Config) empty() bool {
-	return !c.Given() && bare{c.User, c.PasswordFile, c.TLSCAFile, c.TLSCertFile, c.TLSKeyFile, c.Prefix, c.OnOutage, c.Guard,
+	return !c.Given() && bare{c.Name, c.User, c.PasswordFile, c.TLSCAFile, c.TLSCertFile, c.TLSKeyFile, c.Prefix, c.OnOutage, c.Guard,
 		c.Lease, c.Margin, c.Timeout, c.Linger} == bare{}
 }
 

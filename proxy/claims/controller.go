@@ -38,7 +38,7 @@ type observed struct {
 func (c *Claims) report(t *tenure) {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
-	said := frontendValue{Name: c.Name, Since: t.since}
+	said := frontendValue{Name: c.name, Since: t.since}
 	for {
 		select {
 		case <-t.ctx.Done():
@@ -63,7 +63,7 @@ func (c *Claims) report(t *tenure) {
 
 // statement is the report of now. The epoch stays at the one acknowledged before while a session is left.
 func (c *Claims) statement(t *tenure, acknowledged int64) frontendValue {
-	v := frontendValue{Name: c.Name, Since: t.since, Epoch: acknowledged, Down: c.Hosts.Down()}
+	v := frontendValue{Name: c.name, Since: t.since, Epoch: acknowledged, Down: c.Hosts.Down()}
 	slices.Sort(v.Down)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,7 +143,7 @@ func (c *Claims) lead(t *tenure) error {
 	}
 	defer session.Orphan() // the lease is the tenure's
 	e := concurrency.NewElection(session, c.keys.election())
-	if err := e.Campaign(t.ctx, c.Name); err != nil {
+	if err := e.Campaign(t.ctx, c.name); err != nil {
 		return err
 	}
 	c.Log.Info("claims: this frontend is the controller")

@@ -50,7 +50,7 @@ func (c *Claims) Move(ctx context.Context, account, to string) error {
 		return fmt.Errorf("%w: %w", ErrOutage, err)
 	}
 	_, err = c.commit(ctx, "other", func(t clientv3.Txn) clientv3.Txn {
-		value := encode(moveValue{To: m.String(), By: "an operator at " + c.Name, Since: time.Now().UTC().Truncate(time.Second)})
+		value := encode(moveValue{To: m.String(), By: "an operator at " + c.name, Since: time.Now().UTC().Truncate(time.Second)})
 		return t.Then(clientv3.OpPut(c.keys.move(key), value, clientv3.WithLease(lease.ID)))
 	})
 	return err

@@ -97,7 +97,7 @@ func (c *Claims) grant() (*tenure, error) {
 		wake: make(chan struct{}, 1), loaded: make(chan struct{}, len(c.watches()))}
 	t.gate.Extend(c.deadline(sent, r.TTL))
 	t.ctx, t.cancel = context.WithCancel(c.ctx)
-	if err := c.say(t, frontendValue{Name: c.Name, Since: t.since}); err != nil {
+	if err := c.say(t, frontendValue{Name: c.name, Since: t.since}); err != nil {
 		t.cancel()
 		c.revoke(t)
 		return nil, err

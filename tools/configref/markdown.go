@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"mailmux/directory"
+	"mailmux/proxy"
 	"mailmux/proxy/admin"
 	"mailmux/proxy/backend"
 )
@@ -218,5 +219,6 @@ func (sample) Status() admin.Status {
 	var s admin.Status
 	s.Hosts = []backend.HostStatus{{Members: []backend.MemberStatus{{Services: []backend.ServiceStatus{{}}}}}}
 	s.Directory.Servers = make([]directory.ServerStats, 1)
+	s.Claims = &proxy.ClaimStatus{}
 	return s
 }
