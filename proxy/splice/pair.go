@@ -245,7 +245,7 @@ func (p *Pair) finish(b *poller, f *flow, dst *end) {
 		return // the close that follows says it
 	}
 	dst.sayGoodbye()
-	unix.Shutdown(dst.fd, unix.SHUT_WR)
+	sendFIN(dst.fd)
 }
 
 // sayGoodbye sends TLS's close_notify. If it does not fit now, the FIN says it too.

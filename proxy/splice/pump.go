@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Reason says how a pair came to its end.
@@ -204,7 +202,7 @@ func (e *end) close() {
 		e.sock.queue = nil
 	}
 	e.tls = nil
-	unix.Close(e.fd)
+	closeFD(e.fd)
 }
 
 // keepClient lets go of a lost backend, and of the client only some time later, if so many are lost that they should not

@@ -17,6 +17,11 @@ func rawIO(call uintptr, fd int, p []byte) (int, error) {
 	return int(n), nil
 }
 
+// closeFD and sendFIN are close(2) and shutdown(2) of a descriptor that does not linger, bare for the same reason.
+func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
+func sendFIN(fd int) { unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), unix.SHUT_WR, 0) }
+
 // scratchSize is the poller's buffer, and the most that waits for a slow reader on a leg without a pipe. Four TLS
 // records fit.
 const scratchSize = 64 << 10
