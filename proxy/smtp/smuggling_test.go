@@ -96,7 +96,7 @@ func (s *source) Peek() ([]byte, error) {
 func (s *source) Skip(n int) { s.rest = s.rest[n:] }
 
 // byUs reads the same bytes as a message is read here: the text, its fault, and what is left for commands.
-func byUs(t *testing.T, data string, repair bool, piece int) (text string, fault error, rest string) {
+func byUs(t *testing.T, data string, repair bool, piece int) (text, rest string, fault error) {
 	t.Helper()
 	src := &source{data, piece}
 	d := envelope.NewText(src, 1<<20, repair)
@@ -104,7 +104,7 @@ func byUs(t *testing.T, data string, repair bool, piece int) (text string, fault
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
-	return string(b), d.Fault(), src.rest
+	return string(b), src.rest, d.Fault()
 }
 
 // bare says whether a text has a CR or an LF that stands alone: a server behind may take it for the end of a line.
@@ -140,7 +140,7 @@ func TestSmuggling(t *testing.T) {
 		var words [2]string
 		for i, repair := range []bool{false, true} {
 			for _, piece := range []int{1, 2, 3, 4096} {
-				text, fault, rest := byUs(t, data, repair, piece)
+				text, rest, fault := byUs(t, data, repair, piece)
 				ended := rest != "" // a real end: what follows are commands of the sender's own
 				switch {
 				case bare(text):
