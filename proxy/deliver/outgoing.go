@@ -131,6 +131,9 @@ func (c *OutgoingConfig) table() backend.Config {
 		return backend.Config{}
 	}
 	host := backend.HostConfig{Sticky: "none", Settings: backend.Settings{Identity: "off", Check: backend.CheckConfig{Mode: "off"}}}
+	if c.Choice == "weight" {
+		host.Sticky = "hash" // of a key that is drawn for each recipient: least sessions would mean the heaviest one while little is sent
+	}
 	for i := range c.Smarthosts {
 		s := &c.Smarthosts[i]
 		m := backend.MemberConfig{Address: s.Address, Name: s.Address, Settings: backend.Settings{

@@ -2,6 +2,7 @@ package deliver
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -85,7 +86,7 @@ func (s *Smarthosts) route() (spool.Target, error) {
 	if err != nil {
 		return spool.Target{}, err
 	}
-	m, err := host.Choose("smtp", "", nil)
+	m, err := host.Choose("smtp", rand.Text(), nil)
 	if err != nil {
 		return spool.Target{Host: Outgoing}, err
 	}
@@ -103,7 +104,7 @@ func (s *Smarthosts) begin(ctx context.Context, d *Deliverer, name string, from 
 	var faults []error
 	for m := host.Member(name); ; {
 		if m == nil {
-			if m, err = host.Choose("smtp", "", &tried); err != nil {
+			if m, err = host.Choose("smtp", rand.Text(), &tried); err != nil {
 				return nil, unreached(faults, err)
 			}
 		}

@@ -271,13 +271,14 @@ func TestSmarthosts(t *testing.T) {
 func TestSmarthostsByWeight(t *testing.T) {
 	a, b := newRelay(t, nil, ""), newRelay(t, nil, "")
 	s, hosts := outgoing(t, Config{}, OutgoingConfig{Choice: "weight", Smarthosts: []SmarthostConfig{{Address: a.address, TLS: "off"}, {Address: b.address, TLS: "off", Weight: 3}}})
-	const all = 60
+	const all = 200
 	for i := range all {
 		bring(t, s, "ann@example.com", fmt.Sprintf("x%d@elsewhere.example", i))
 	}
 	eventually(t, "all have left", func() bool { return len(a.got())+len(b.got()) == all })
-	if len(a.got()) == 0 || len(b.got()) == 0 {
-		t.Errorf("the smarthosts have %d and %d messages", len(a.got()), len(b.got()))
+	// A quarter is 50; below 15 or above 95 it comes once in a hundred million runs.
+	if n := len(a.got()); n < 15 || n > 95 {
+		t.Errorf("the smarthosts have %d and %d messages, want one to three", n, len(b.got()))
 	}
 	// Mail from strangers does not leave, though its recipient is nobody's here: its account went while it waited.
 	e := &spool.Envelope{To: []spool.Recipient{{Address: "gone@elsewhere.example", Host: "back1"}}}
