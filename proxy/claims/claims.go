@@ -37,7 +37,7 @@ type Hosts interface {
 
 // Metrics counts what claims cost. Its methods are called from many goroutines, and do not wait.
 type Metrics interface {
-	// ClaimTransaction counts a request to etcd: what is take, join, release, renew or other; outcome is ok or failed.
+	// ClaimTransaction counts a request to etcd: what is take, release, renew or other; ok is false for one that was not answered.
 	ClaimTransaction(what string, ok bool, took time.Duration)
 }
 
@@ -65,6 +65,7 @@ type Claims struct {
 	mu      sync.Mutex
 	tenure  *tenure       // nil without a lease
 	changed chan struct{} // closed when tenure changes
+	since   time.Time     // when it did
 	held    map[string]*holding
 	loose   map[*user]struct{} // given without agreement, while etcd was away
 	users   int                // of all holdings
@@ -78,6 +79,8 @@ type Claims struct {
 	ctx     context.Context
 	stop    context.CancelFunc
 	work    sync.WaitGroup
+
+	elections sync.WaitGroup
 }
 
 var _ proxy.Claims = (*Claims)(nil)
@@ -88,7 +91,7 @@ const workersAtOnce = 64
 // Open connects to etcd, or starts the embedded one, and begins to get a lease. It does not wait for that: while etcd is
 // away a frontend starts all the same. The caller closes the Claims.
 func Open(cfg Config, parts Parts) (*Claims, error) {
-	c := &Claims{Parts: parts, cfg: cfg.WithDefaults(), changed: make(chan struct{}), held: map[string]*holding{},
+	c := &Claims{Parts: parts, cfg: cfg.WithDefaults(), changed: make(chan struct{}), since: time.Now(), held: map[string]*holding{},
 		loose: map[*user]struct{}{}, workers: make(chan struct{}, workersAtOnce)}
 	c.keys, c.name = keys(c.cfg.Prefix), c.cfg.Name
 	if c.Log == nil {
@@ -121,6 +124,7 @@ func (c *Claims) Close() {
 	if c.client != nil {
 		c.client.Close()
 	}
+	c.elections.Wait()
 	if c.server != nil {
 		c.server.close()
 	}

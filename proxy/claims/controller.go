@@ -68,15 +68,15 @@ func (c *Claims) statement(t *tenure, acknowledged int64) frontendValue {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v.Accounts = len(c.held)
-	left := false
+	if v.Epoch == c.verdict.Epoch {
+		return v
+	}
 	for _, h := range c.held {
 		if h.member != nil && h.member.Decided() {
-			left = true
+			return v
 		}
 	}
-	if !left {
-		v.Epoch = c.verdict.Epoch
-	}
+	v.Epoch = c.verdict.Epoch
 	return v
 }
 

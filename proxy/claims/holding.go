@@ -244,7 +244,10 @@ func (c *Claims) outage(ctx context.Context, w proxy.Want, changed chan struct{}
 		c.loose[u] = struct{}{}
 		return u, nil
 	}
-	timer := time.NewTimer(c.cfg.Timeout)
+	c.mu.Lock()
+	since := c.since
+	c.mu.Unlock()
+	timer := time.NewTimer(c.cfg.Timeout - time.Since(since)) // not each of many for itself
 	defer timer.Stop()
 	select {
 	case <-changed:

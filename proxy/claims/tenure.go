@@ -75,7 +75,8 @@ func (c *Claims) serve() error {
 	if t.ctx.Err() == nil {
 		c.begin(t)
 		parts.Go(func() { c.report(t) })
-		parts.Go(func() { c.campaign(t) })
+		// Leaving an election waits for etcd, however long: nobody waits for that but Close, which ends the client first.
+		c.elections.Go(func() { c.campaign(t) })
 	}
 	err = <-lost
 	c.fence(t)
@@ -114,9 +115,8 @@ func (c *Claims) deadline(sent time.Duration, ttl int64) time.Duration {
 // again with a claim.
 func (c *Claims) begin(t *tenure) {
 	c.mu.Lock()
-	c.tenure, c.lastErr = t, nil
-	close(c.changed)
-	c.changed = make(chan struct{})
+	c.lastErr = nil
+	c.hold(t)
 	loose := make([]*user, 0, len(c.loose))
 	for u := range c.loose {
 		loose = append(loose, u)
@@ -127,6 +127,13 @@ func (c *Claims) begin(t *tenure) {
 	}
 	closeAll(loose)
 	c.Log.Info("claims: lease held", "lease", t.name)
+}
+
+// hold says under which lease claims are taken; nil: there is none. mu is held.
+func (c *Claims) hold(t *tenure) {
+	c.tenure, c.since = t, time.Now()
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
 // renew keeps the lease, and returns when it may be lost: etcd says that it is gone, or its deadline is there.
@@ -188,9 +195,7 @@ func (c *Claims) fence(t *tenure) {
 	t.cancel()
 	c.mu.Lock()
 	if c.tenure == t {
-		c.tenure = nil
-		close(c.changed)
-		c.changed = make(chan struct{})
+		c.hold(nil)
 	}
 	var list []*user
 	for _, h := range c.held {

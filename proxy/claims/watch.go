@@ -2,6 +2,7 @@ package claims
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -163,10 +164,13 @@ func (c *Claims) noWishes(t *tenure) {
 	c.mu.Lock()
 	c.wishRev = 0
 	c.mu.Unlock()
-	if err := c.Publish(t.ctx); err != nil {
+	if err := c.Publish(t.ctx); err != nil && !errors.Is(err, errConflict) {
 		c.Log.Warn("claims: publish the operator's wishes", "error", err)
 	}
 }
+
+// errConflict: two operators at once.
+var errConflict = errors.New("somebody else has changed the wishes at the same moment; look, and say it again")
 
 // Publish makes the wishes of this frontend's host table those of the site. It fails, and takes those of the site over,
 // if somebody else has changed them at the same moment.
@@ -194,5 +198,5 @@ func (c *Claims) Publish(ctx context.Context) error {
 	for _, kv := range r.Responses[0].GetResponseRange().Kvs {
 		c.wished(nil, kv)
 	}
-	return fmt.Errorf("publish the wish: somebody else has changed the wishes at the same moment; look, and say it again")
+	return fmt.Errorf("publish the wish: %w", errConflict)
 }
