@@ -162,8 +162,7 @@ func TestMoveWaitsForTheLastSession(t *testing.T) {
 	a, tabA := site(t, endpoint, "a", nil)
 	b, tabB := site(t, endpoint, "b", nil)
 	gone := make(chan struct{})
-	var held proxy.Claim
-	held = take(t, a, want(t, tabA, "ann", "n1", func() { close(gone) }))
+	held := take(t, a, want(t, tabA, "ann", "n1", func() { close(gone) }))
 	if err := b.Move(t.Context(), "ann\x00uid=ann", host+"/n3"); err != nil {
 		t.Fatal(err)
 	}
