@@ -171,7 +171,7 @@ func (s *Spool) place(id string, f *os.File, sh *shelf, due time.Time, size int6
 	s.mu.Lock()
 	sh.count++
 	s.bytes += size
-	sh.add(key{due.UnixNano(), id}, s.capacity())
+	s.line(sh, id, due)
 	s.mu.Unlock()
 	s.stir()
 	return nil

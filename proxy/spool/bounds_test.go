@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -337,3 +338,40 @@ func TestWaitingWritesOnce(t *testing.T) {
 type routerFunc func() (Target, error)
 
 func (f routerFunc) Route(context.Context, *Recipient) (Target, error) { return f() }
+
+// A clock that is set back while a message is under way does not put its next attempt off: what was reckoned by the old
+// time is due within the longest pause of the new one.
+func TestClockSetBackDuringAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.homes["a@x"], w.gate = "h1", make(chan struct{})
+		w.say["a@x"] = Outcome{State: Waiting, Reply: "451 4.3.0 later"}
+		var back atomic.Int64
+		r := start(t, testConfig(t.TempDir()), w, func(s *Spool) {
+			s.now = func() time.Time { return time.Now().Add(-time.Duration(back.Load())).Round(0) }
+		})
+		r.accept(t, to("a@x"), text)
+		synctest.Wait() // the member has the message
+		r.mu.Lock()
+		r.line(r.shelves["h1"], "00000000000000001", r.now().Add(time.Minute))
+		r.mu.Unlock()
+		back.Store(int64(300 * 24 * time.Hour))
+		time.Sleep(2 * tick) // Run has noticed
+		r.mu.Lock()
+		r.line(r.shelves["h1"], "00000000000000002", time.Now().Add(time.Minute)) // by the old clock
+		latest := r.latest()
+		for _, k := range r.shelves["h1"].window.keys {
+			if k.time().After(latest) {
+				t.Errorf("%s is due at %s, and it is %s", k.id, k.time(), r.now())
+			}
+		}
+		r.mu.Unlock()
+		w.set(func() { delete(w.say, "a@x") })
+		close(w.gate)
+		time.Sleep(3 * time.Hour)
+		if got := len(w.box("a@x")); got != 1 {
+			t.Errorf("%d copies arrived", got)
+		}
+		r.end()
+	})
+}

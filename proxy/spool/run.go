@@ -152,7 +152,15 @@ func (s *Spool) release(id string, sh *shelf, c *claim, next time.Time) {
 	if c.again {
 		next = s.now()
 	}
-	sh.add(key{next.UnixNano(), id}, s.capacity())
+	s.line(sh, id, next)
+}
+
+// line puts a message into its window. The clock may have been set back since its time was made. Spool.mu is held.
+func (s *Spool) line(sh *shelf, id string, due time.Time) {
+	if latest := s.latest(); due.After(latest) {
+		due = latest
+	}
+	sh.add(key{due.UnixNano(), id}, s.capacity())
 }
 
 // errBusy: somebody else has the message.
