@@ -3,6 +3,7 @@ package failover_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"mailmux/directory"
@@ -55,8 +56,8 @@ func TestLostAnswerIsNoReasonToAbort(t *testing.T) {
 		return editor, err
 	}
 	m := newMover(t, link, move("one", "three"), failover.Auto)
-	if got := m.do(t).Total(); got != (failover.Count{Changed: 200}) || !lossy.lost {
-		t.Errorf("%+v, answers lost: %t", got, lossy.lost)
+	if got := m.do(t).Total(); got != (failover.Count{Changed: 200}) || !lossy.lost.Load() {
+		t.Errorf("%+v, answers lost: %t", got, lossy.lost.Load())
 	}
 	if said := strings.Join(m.said, "\n"); strings.Contains(said, "aborted") {
 		t.Errorf("said: %s", said)
@@ -66,7 +67,7 @@ func TestLostAnswerIsNoReasonToAbort(t *testing.T) {
 // losesAnswers is an editor whose first changes are made, and whose answers to them are lost.
 type losesAnswers struct {
 	directory.Editor
-	lost bool
+	lost atomic.Bool
 }
 
 func (e *losesAnswers) Modify(ctx context.Context, changes []directory.Change) []error {
@@ -74,7 +75,7 @@ func (e *losesAnswers) Modify(ctx context.Context, changes []directory.Change) [
 	for i := range errs {
 		errs[i] = directory.ErrLost
 	}
-	e.lost = true
+	e.lost.Store(true)
 	return errs
 }
 

@@ -284,7 +284,9 @@ func TestRefusals(t *testing.T) {
 func TestMovedAccountIsFollowed(t *testing.T) {
 	for _, old := range []string{"dead", "nowhere"} {
 		s := newSite(t, nil)
+		s.dir.mu.Lock()
 		s.dir.cached["ann"] = old
+		s.dir.mu.Unlock()
 		c := s.dial(t)
 		c.want("HELLO")
 		c.login("ann", "right", "OK")

@@ -35,7 +35,9 @@ func TestSilentMemberIsLeftForAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.addr = s.Addrs()["imap"][0].String() // the port was any that is free, and is another one now
+	s.dir.mu.Lock()
 	s.dir.hosts["ann"] = "east"
+	s.dir.mu.Unlock()
 	for n := range 5 {
 		began := time.Now()
 		c := s.dial(t)
