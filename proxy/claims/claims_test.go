@@ -178,8 +178,10 @@ func TestMoveWaitsForTheLastSession(t *testing.T) {
 	case <-time.After(300 * time.Millisecond): // it has had the time to go wrong
 	}
 	held.Release()
-	if u := <-done; u == nil || u.Member().Name() != "n3" {
-		t.Errorf("ann is not at n3 but at %v", u)
+	if u := <-done; u == nil {
+		t.Error("ann is nowhere")
+	} else if at := u.Member().Name(); at != "n3" {
+		t.Errorf("ann is not at n3 but at %s", at)
 	}
 }
 

@@ -24,6 +24,19 @@ type holding struct {
 	linger  *time.Timer   // runs while nobody uses it
 	step    chan struct{} // closed at the next change
 	users   map[*user]struct{}
+	asked   moved // that came before it was settled
+}
+
+// moved is that an account is to leave its member, as of a revision of etcd.
+type moved struct {
+	moveValue
+	rev int64
+}
+
+// concerns says whether a member, that was taken by the transaction rev, is to be left. One that was taken later has been
+// chosen with the move in view.
+func (m moved) concerns(member *backend.Member, rev int64) bool {
+	return m.rev > rev && member.String() != m.To && (m.From == "" || member.String() == m.From)
 }
 
 // unknownRev: whether there is a key of ours, and which, is to be found out.
@@ -223,7 +236,7 @@ func (c *Claims) first(ctx context.Context, h *holding, w proxy.Want) (proxy.Cla
 		}
 		return nil, err
 	}
-	if h.leaving { // asked for meanwhile
+	if h.leaving || h.asked.concerns(member, rev) { // asked for meanwhile
 		c.giveBack(h)
 		return nil, nil
 	}

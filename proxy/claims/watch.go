@@ -77,19 +77,22 @@ func (c *Claims) changes(t *tenure, w watch, rev int64) {
 
 // moved closes the sessions of an account that is to leave the member that it has here.
 func (c *Claims) moved(_ *tenure, kv *mvccpb.KeyValue) {
-	var v moveValue
+	v := moved{rev: kv.ModRevision}
 	key := strings.TrimPrefix(string(kv.Key), c.keys.moves())
-	if err := decode(kv.Value, &v); err != nil {
+	if err := decode(kv.Value, &v.moveValue); err != nil {
 		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
 		return
 	}
 	c.mu.Lock()
 	h := c.held[key]
-	if h == nil || h.settled && (h.member.String() == v.To || v.From != "" && h.member.String() != v.From) {
-		c.mu.Unlock()
-		return
+	evict := func() {}
+	switch {
+	case h == nil:
+	case !h.settled:
+		h.asked = v
+	case v.concerns(h.member, h.rev):
+		evict = c.leave(h)
 	}
-	evict := c.leave(h)
 	c.mu.Unlock()
 	c.background(evict)
 }
