@@ -124,7 +124,8 @@ type Settings struct {
 	// ConnectTimeout bounds the connect to one address of a member: 5s when absent.
 	ConnectTimeout time.Duration `yaml:"connect_timeout"`
 	// GreetingTimeout bounds the time from the connect to the first word of a member, where the host has another one that
-	// can be tried instead: 3s when absent. The only member of a host is waited for as long as limits.hand_over_timeout says.
+	// can be tried instead: 3s when absent. The only member of a host is waited for as long as limits.hand_over_timeout says,
+	// or with a message as long as delivery.member_timeout says.
 	GreetingTimeout time.Duration `yaml:"greeting_timeout"`
 	// SourceAddresses are the local addresses to connect from, in turn: the system chooses when absent. One address has
 	// some 28,000 ports to one port of a member.

@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"mailmux/proxy/backend"
 	"mailmux/proxy/envelope"
 )
 
@@ -191,6 +192,43 @@ func TestMembersThatMisbehave(t *testing.T) {
 	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before+60; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) { // each of the 42 members has its listener, until the end of the test
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+		}
+	}
+}
+
+// A member that accepts and does not greet is left for another one of its host in its greeting timeout; a host's only
+// member has all the time that there is.
+func TestSilentMemberIsLeftForAnother(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, and nobody speaks
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	const patience = 200 * time.Millisecond
+	first := backend.MemberConfig{Address: silent.Addr().String(), Name: "silent"}
+	for name, other := range map[string][]backend.MemberConfig{
+		"two":  {{Address: newSink(t, saved).Addr().String(), Name: "well", Priority: 1}},
+		"only": nil,
+	} {
+		h := backend.HostConfig{Members: append(other, first), Sticky: "none"}
+		h.Check.Mode = "off"
+		h.GreetingTimeout = patience
+		table, err := backend.New(backend.Config{Hosts: map[string]backend.HostConfig{"east": h}}, backend.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer table.Close()
+		e := &engine{table: table, homes: map[string]string{}}
+		d := New(Config{MemberTimeout: time.Second, TempDir: t.TempDir()})
+		defer d.Close()
+		began := time.Now()
+		got := send(t, d, e, job(e.route(t, "ann", "east", false)))
+		took := time.Since(began)
+		switch {
+		case name == "two" && (!strings.HasPrefix(got[0], "250") || took < patience || took >= time.Second):
+			t.Errorf("%q after %s", got, took)
+		case name == "only" && (!strings.HasPrefix(got[0], "451 4.4.1") || took < time.Second):
+			t.Errorf("the only member: %q after %s", got, took)
 		}
 	}
 }

@@ -45,17 +45,23 @@ func dial(ctx context.Context, m *backend.Member, protocol, hostname string, inf
 		return nil, err
 	}
 	l := &leg{member: m, protocol: protocol, address: m.Address(protocol), hostname: hostname, conn: &bounded{Conn: nc}, tcp: nc}
-	l.conn.extend(until)
 	defer context.AfterFunc(ctx, l.conn.hurry)()
-	if err := l.enter(m); err != nil {
+	if err := l.enter(m, until); err != nil {
 		nc.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-// enter brings the connection to where go-smtp takes over: TLS, if it is wanted, and a greeting to be read.
-func (l *leg) enter(m *backend.Member) error {
+// enter brings the connection to where go-smtp takes over: TLS, if it is wanted, and a greeting to be read. Where the host
+// has another member, this one has only its greeting timeout for its first word.
+func (l *leg) enter(m *backend.Member, until time.Time) error {
+	first := until
+	patience, hasty := m.GreetingTimeout(l.protocol)
+	if at := time.Now().Add(patience); hasty && at.Before(until) {
+		first = at
+	}
+	l.conn.extend(first)
 	mode, config := m.TLS(l.protocol)
 	if mode == backend.Implicit {
 		if err := l.handshake(config); err != nil {
@@ -64,6 +70,13 @@ func (l *leg) enter(m *backend.Member) error {
 	}
 	c := wire.NewConn(l.conn.Conn, maxLine)
 	defer c.Release()
+	if err := c.Await(); err != nil {
+		if hasty {
+			err = &backend.SilentError{Err: err}
+		}
+		return fmt.Errorf("greeting: %w", err)
+	}
+	l.conn.extend(until)
 	greeting, err := expect(c, "greeting", 220)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"mailmux/proxy/backend"
 )
@@ -124,13 +125,18 @@ func (s *SmarthostConfig) ip() (netip.Addr, bool) {
 	return a, err == nil
 }
 
+// pause is how long a smarthost may wait before it greets: servers that are open to strangers do, to see who talks before it
+// is asked.
+const pause = 30 * time.Second
+
 // table is the host table of the smarthosts: one host, whose members they are. They are not checked between messages:
 // other people's servers are not to be greeted every two seconds.
 func (c *OutgoingConfig) table() backend.Config {
 	if len(c.Smarthosts) == 0 {
 		return backend.Config{}
 	}
-	host := backend.HostConfig{Sticky: "none", Settings: backend.Settings{Identity: "off", Check: backend.CheckConfig{Mode: "off"}}}
+	host := backend.HostConfig{Sticky: "none", Settings: backend.Settings{Identity: "off", Check: backend.CheckConfig{Mode: "off"},
+		GreetingTimeout: pause}}
 	if c.Choice == "weight" {
 		host.Sticky = "hash" // of a key that is drawn for each recipient: least sessions would mean the heaviest one while little is sent
 	}
