@@ -16,6 +16,7 @@ import (
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/splice"
 	"mailmux/proxy/wire"
+	"mailmux/proxy/xclient"
 )
 
 // maxLine bounds a line of a member.
@@ -139,7 +140,7 @@ func (l *leg) startTLS(c *wire.Conn, extensions smtpwire.Extensions, config *tls
 func (l *leg) introduce(id proxy.Identity, tell bool) error {
 	var commands []string
 	if tell && l.xclient != "" {
-		commands = introduction(l.xclient, l.protocol, id)
+		commands = xclient.Introduction(l.xclient, l.protocol == "lmtp", id)
 	}
 	told := strings.Join(commands, "\n")
 	if l.client != nil && told == l.told {

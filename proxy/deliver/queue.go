@@ -12,6 +12,7 @@ import (
 	"mailmux/proxy/envelope"
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/spool"
+	"mailmux/proxy/xclient"
 )
 
 // Queued delivers what waits in the queue: it is the spool's router and deliverer. It is used from many goroutines.
@@ -69,7 +70,7 @@ func (q *Queued) Route(ctx context.Context, to *spool.Recipient) (spool.Target, 
 // Deliver hands a queued message to a member, or to a smarthost, and gives an outcome for each recipient.
 func (q *Queued) Deliver(ctx context.Context, to spool.Target, m *spool.Message, rcpts []spool.Recipient) []spool.Outcome {
 	e := &m.Envelope
-	from := &From{Hostname: q.Hostname(), Identity: proxy.Identity{Session: m.ID, TTL: lmtpTTL},
+	from := &From{Hostname: q.Hostname(), Identity: proxy.Identity{Session: m.ID, TTL: xclient.LMTPTTL},
 		Sender: envelope.Sender{Address: e.From, Size: m.Size, EightBit: e.Body == "8BITMIME", UTF8: e.SMTPUTF8, Return: e.Ret, EnvID: e.EnvID}}
 	if to.Host == Outgoing && q.Smarthosts.Any() {
 		return q.send(ctx, to, m, rcpts, from)

@@ -12,6 +12,7 @@ import (
 	"mailmux/proxy/envelope"
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/wire"
+	"mailmux/proxy/xclient"
 )
 
 // command is a verb: in which states it may come, what is said in the others, and what it does.
@@ -65,7 +66,7 @@ func (s *Session) lhlo(_ context.Context, args []byte) error {
 
 // introduce takes the client's name, and ends a transaction that was under way.
 func (s *Session) introduce(args []byte, extended bool) error {
-	name, ok := parseName(args)
+	name, ok := smtpwire.ParseHelo(args)
 	if !ok {
 		return errName
 	}
@@ -88,7 +89,7 @@ func (s *Session) introduce(args []byte, extended bool) error {
 		lines = append(lines, "STARTTLS")
 	}
 	if s.ForwardsIdentity() {
-		lines = append(lines, xclientOffer)
+		lines = append(lines, xclient.Offer)
 	}
 	for _, line := range lines {
 		s.Client.Line("250-", line)
@@ -132,7 +133,7 @@ func (s *Session) startTLS(_ context.Context, args []byte) error {
 	if err := s.StartTLS(); err != nil {
 		return err
 	}
-	s.state, s.helo, s.claim = connected, "", claim{}
+	s.state, s.helo, s.claim = connected, "", xclient.Claim{}
 	return nil
 }
 
@@ -154,9 +155,7 @@ func (s *Session) mail(_ context.Context, args []byte) error {
 		s.Client.Line("450 4.7.0 Too many messages from your address, try again later")
 		return nil
 	}
-	if s.claim.made && !s.claim.applied {
-		s.applyClaim()
-	}
+	s.applyClaim()
 	s.Hold()
 	s.messages++
 	s.Sender, s.state = sender, sending

@@ -12,6 +12,7 @@ import (
 	"mailmux/proxy/envelope"
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/wire"
+	"mailmux/proxy/xclient"
 )
 
 // Dialect is what differs between SMTP and LMTP.
@@ -85,10 +86,11 @@ type Session struct {
 	started  bool // a known command has come in
 	extended bool // by EHLO or LHLO, not HELO
 	helo     string
-	claim    claim
-	accepted int // recipients
-	refused  int // recipients, since the last message
-	idle     int // commands that bring no message nearer, since the last one
+	claim    xclient.Claim
+	applied  bool // the claim was
+	accepted int  // recipients
+	refused  int  // recipients, since the last message
+	idle     int  // commands that bring no message nearer, since the last one
 	messages int
 
 	chunks *envelope.Text
@@ -290,7 +292,7 @@ func (s *Session) Received(now time.Time) string {
 		}
 	}
 	helo := s.helo
-	if !forwardable(helo) {
+	if !smtpwire.Forwardable(helo) {
 		helo = "unknown"
 	}
 	return "Received: from " + helo + " ([" + address(s.ClientAddr().Addr()) + "])\r\n" +

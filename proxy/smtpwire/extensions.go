@@ -18,7 +18,7 @@ func (r Reply) Extensions() Extensions {
 	list := make(Extensions, 0, 1+strings.Count(rest, "\n"))
 	for line := range strings.SplitSeq(rest, "\n") {
 		line = strings.TrimRight(line, " ")
-		if keyword, _ := cutKeyword(line); validKeyword(keyword) && plain(line) {
+		if keyword, _ := cutKeyword(line); IsKeyword(keyword) && plain(line) {
 			list = append(list, line)
 		}
 	}
@@ -57,7 +57,7 @@ func cutKeyword(line string) (keyword, parameters string) {
 	return line, ""
 }
 
-func validKeyword(s string) bool {
+func IsKeyword(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !letterDigit(c) && (i == 0 || c != '-') {
 			return false

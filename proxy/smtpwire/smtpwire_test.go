@@ -131,53 +131,6 @@ func TestXtext(t *testing.T) {
 	}
 }
 
-func TestXClient(t *testing.T) {
-	attributes := []Attribute{{"HELO", "my pc"}, {"LOGIN", "ann"}, {"TTL", ""}, {"ADDR", "IPV6:2001:db8::1"}, {"NAME", Unavailable}}
-	got := XClient("NAME ADDR helo TTL", attributes)
-	if want := []string{"XCLIENT HELO=my+20pc ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE]"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	if got := XClient("PROTO", attributes); got != nil {
-		t.Errorf("nothing advertised: %q", got)
-	}
-}
-
-func TestXClientSplitsLines(t *testing.T) {
-	long := func(n int) string { return strings.Repeat("x", n) }
-	got := XClient("A B C D E", []Attribute{{"A", long(500)}, {"B", long(501)}, {"C", long(250)}, {"D", long(250)}, {"E", "e"}})
-	want := []string{"XCLIENT A=" + long(500), "XCLIENT C=" + long(250), "XCLIENT D=" + long(250) + " E=e"}
-	if !slices.Equal(got, want) {
-		t.Errorf("%q", got)
-	}
-	for _, line := range got {
-		if len(line) > 510 {
-			t.Errorf("%d bytes: %.40s", len(line), line)
-		}
-	}
-}
-
-func TestParseXClient(t *testing.T) {
-	var got []string
-	collect := func(name, value string) error {
-		if value == "no" {
-			return errors.New("refused")
-		}
-		got = append(got, name+":"+value)
-		return nil
-	}
-	if err := ParseXClient(" addr=203.0.113.5  HELO=a+2Bb NAME=[unavailable] CLIENT-TRANSPORT=TLS", collect); err != nil {
-		t.Fatal(err)
-	}
-	if want := []string{"ADDR:203.0.113.5", "HELO:a+b", "NAME:", "CLIENT-TRANSPORT:TLS"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	for _, bad := range []string{"", "  ", "ADDR", "=x", "A DR=x", "ADDR=+zz", "A_B=x", "ADDR=no"} {
-		if err := ParseXClient(bad, collect); !errors.Is(err, ErrXClient) {
-			t.Errorf("%q: %v", bad, err)
-		}
-	}
-}
-
 func TestAddresses(t *testing.T) {
 	for in, want := range map[string]string{
 		"203.0.113.5":          "203.0.113.5",
@@ -233,35 +186,40 @@ func FuzzReadReply(f *testing.F) {
 	})
 }
 
-// FuzzParseXClient: what was understood survives being written again.
-func FuzzParseXClient(f *testing.F) {
-	f.Add("ADDR=IPV6:::1 HELO=a+20b TTL=6")
-	f.Add("A=+FF B=[UNAVAILABLE]")
-	f.Fuzz(func(t *testing.T, args string) {
-		var attributes []Attribute
-		names := ""
-		err := ParseXClient(args, func(name, value string) error {
-			if value != "" {
-				attributes = append(attributes, Attribute{name, value})
-				names += name + " "
-			}
-			return nil
-		})
-		if err != nil || len(args) > 150 {
-			return
+func TestParseHelo(t *testing.T) {
+	for in, want := range map[string]string{
+		"pc.example.net":         "pc.example.net",
+		"[192.0.2.7]":            "[192.0.2.7]",
+		"[IPv6:2001:db8::1]":     "[IPv6:2001:db8::1]",
+		"my_pc and more":         "my_pc",
+		"Jürgens-Telefon":        "Jürgens-Telefon",
+		strings.Repeat("x", 255): strings.Repeat("x", 255),
+	} {
+		if got, ok := ParseHelo([]byte(in)); got != want || !ok {
+			t.Errorf("%q: %q %v", in, got, ok)
 		}
-		var again []Attribute
-		for _, command := range XClient(names, attributes) {
-			err := ParseXClient(strings.TrimPrefix(command, "XCLIENT "), func(name, value string) error {
-				again = append(again, Attribute{name, value})
-				return nil
-			})
-			if err != nil || len(command) > maxCommand {
-				t.Fatalf("%q: %v", command, err)
-			}
+	}
+	for _, in := range []string{"", "a\rb", "a\x00", "\x7f", "a\tb", strings.Repeat("x", 256)} {
+		if got, ok := ParseHelo([]byte(in)); ok {
+			t.Errorf("%q: %q", in, got)
 		}
-		if !slices.Equal(attributes, again) {
-			t.Errorf("%q became %q", attributes, again)
+	}
+	for name, want := range map[string]bool{"pc.example.net": true, "[IPv6:2001:db8::1]": true, "my_pc": true, "": false, "a b": false,
+		"a\r": false, "a+b": false, "a=b": false, "é": false, strings.Repeat("x", 256): false} {
+		if Forwardable(name) != want {
+			t.Errorf("Forwardable(%q) is not %v", name, want)
+		}
+	}
+}
+
+// FuzzParseHelo: whatever a client calls itself, nothing that could end a line or a word gets through.
+func FuzzParseHelo(f *testing.F) {
+	for _, seed := range []string{"pc", "[IPv6:::1] x", "a\rb", "é"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, args []byte) {
+		if name, ok := ParseHelo(args); ok && strings.ContainsAny(name, "\x00\r\n \t") {
+			t.Errorf("helo %q", name)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/wire"
+	"mailmux/proxy/xclient"
 )
 
 // member is the login on one member.
@@ -90,10 +91,10 @@ func (m *member) introduction() (commands []string, name string) {
 		return nil, ""
 	}
 	name = id.Helo
-	if !forwardable(name) {
+	if !smtpwire.Forwardable(name) {
 		name = m.session.Hostname()
 	}
-	return introduction(advertised, id), name
+	return xclient.Introduction(advertised, false, id), name
 }
 
 // pipelines says whether the member takes XCLIENT, EHLO and AUTH in one write. Only Dovecot and our own kind list SESSION.

@@ -2,8 +2,6 @@ package submission
 
 import (
 	"errors"
-	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
@@ -45,32 +43,6 @@ func TestRefused(t *testing.T) {
 		if errors.As(err, &verbatim) && verbatim.Text != reply.Wire() {
 			t.Errorf("%s: the client would read %q", reply, verbatim.Text)
 		}
-	}
-}
-
-func TestIntroduction(t *testing.T) {
-	id := proxy.Identity{
-		Client:  netip.MustParseAddrPort("[2001:db8::5]:51234"),
-		Local:   netip.MustParseAddrPort("192.0.2.10:587"),
-		Session: "abc", TTL: 6, TLS: true, Name: "mail.example.com", Helo: "pc.example.net", Login: "ann@example.com",
-	}
-	const all = "NAME ADDR PORT PROTO HELO LOGIN SESSION TTL CLIENT-TRANSPORT DESTADDR DESTPORT DESTNAME"
-	got := introduction(all, id)
-	want := []string{"XCLIENT HELO=pc.example.net PROTO=ESMTP TTL=6 PORT=51234 ADDR=IPV6:2001:db8::5 NAME=[UNAVAILABLE] " +
-		"DESTPORT=587 DESTADDR=192.0.2.10 SESSION=abc CLIENT-TRANSPORT=TLS DESTNAME=mail.example.com"}
-	if !slices.Equal(got, want) {
-		t.Errorf("%q\nwant %q", got, want)
-	}
-	if got := introduction("LOGIN FORWARD", id); got != nil {
-		t.Errorf("LOGIN is a login for Postfix: %q", got)
-	}
-	if got := introduction(all, proxy.Identity{TTL: 3, Helo: "a\r\nMAIL"}); !slices.Equal(got, []string{"XCLIENT PROTO=ESMTP TTL=3 CLIENT-TRANSPORT=insecure"}) {
-		t.Errorf("nothing known: %q", got)
-	}
-	id.Helo, id.Name = strings.Repeat("h", 255), strings.Repeat("n", 255)
-	got = introduction(all, id)
-	if len(got) != 2 || len(got[0]) > 510 || !strings.HasSuffix(got[1], " DESTNAME="+id.Name) {
-		t.Errorf("long names: %q", got)
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
+	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/wire"
+	"mailmux/proxy/xclient"
 )
 
 // command is a verb: in which states it may come, and what it does. It parses its arguments, then acts. A verb that logs
@@ -58,9 +60,9 @@ func (s *session) hello(args []byte) (*auth.Credentials, error) {
 }
 
 func (s *session) introduce(args []byte) error {
-	name, err := parseHelo(args)
-	if err != nil {
-		return err
+	name, ok := smtpwire.ParseHelo(args)
+	if !ok {
+		return errHelo
 	}
 	s.helo, s.state = name, introduced
 	s.SetHelo(name)
@@ -84,7 +86,7 @@ func (s *session) startTLS(args []byte) (*auth.Credentials, error) {
 	if err := s.StartTLS(); err != nil {
 		return nil, err
 	}
-	s.state, s.helo, s.claim = connected, "", claim{}
+	s.state, s.helo, s.claim = connected, "", xclient.Claim{}
 	return nil, nil
 }
 
@@ -130,12 +132,22 @@ func (s *session) xclient(args []byte) (*auth.Credentials, error) {
 	if !s.ForwardsIdentity() {
 		return nil, errUntrusted
 	}
-	if err := s.claim.parse(string(args)); err != nil {
+	if err := s.claim.Add(string(args)); err != nil {
 		return nil, errAttributes
 	}
 	s.state, s.helo = connected, ""
 	s.greet()
 	return nil, nil
+}
+
+// applyClaim hands the claim to the engine, which believes it or not.
+func (s *session) applyClaim() {
+	if !s.claim.Made() {
+		return
+	}
+	if id := s.claim.Identity(); s.Believe(id) && id.Helo != "" {
+		s.SetHelo(id.Helo)
+	}
 }
 
 func (s *session) noop([]byte) (*auth.Credentials, error) {

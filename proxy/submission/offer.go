@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"mailmux/proxy/smtpwire"
+	"mailmux/proxy/xclient"
 )
 
 // offer is the extensions that every member has, as they were at a generation of what the engine learnt.
@@ -52,7 +53,7 @@ func (s *session) showOffer() {
 		lines = append(lines, "AUTH "+strings.Join(mechanisms, " "))
 	}
 	if s.ForwardsIdentity() {
-		lines = append(lines, xclientOffer)
+		lines = append(lines, xclient.Offer)
 	}
 	s.Client.Line("250-", s.Hostname())
 	for _, line := range lines {

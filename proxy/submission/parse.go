@@ -7,9 +7,6 @@ import (
 	"mailmux/proxy/auth"
 )
 
-// maxHelo is the longest name a client may give itself; Postfix takes no longer one by XCLIENT.
-const maxHelo = 255
-
 // split takes a command line apart: the verb, and what stands behind it without the spaces around it.
 func split(line []byte) (verb, args []byte) {
 	if i := bytes.IndexAny(line, " \t"); i >= 0 {
@@ -35,34 +32,6 @@ func lookup(verb []byte) (command, bool) {
 	}
 	c, ok := commands[string(upper[:len(verb)])]
 	return c, ok
-}
-
-// parseHelo reads the argument of EHLO and HELO (RFC 5321 section 4.1.1.1): a domain or an address literal, and whatever
-// else people's machines call themselves, as long as it is a word. What follows the first space is left out.
-func parseHelo(args []byte) (string, error) {
-	word, _, _ := bytes.Cut(args, []byte{' '})
-	if len(word) == 0 || len(word) > maxHelo {
-		return "", errHelo
-	}
-	for _, c := range word {
-		if c <= ' ' || c == 0x7f {
-			return "", errHelo
-		}
-	}
-	return string(word), nil
-}
-
-// forwardable says whether a member would take the name for a domain or an address literal. Others are not told to it.
-func forwardable(helo string) bool {
-	for i := range len(helo) {
-		switch c := helo[i]; {
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
-		case c == '-', c == '.', c == '_', c == ':', c == '[', c == ']':
-		default:
-			return false
-		}
-	}
-	return helo != "" && len(helo) <= maxHelo
 }
 
 // parseAuth reads the arguments of AUTH (RFC 4954 section 4). initial is nil without an initial response, and empty but not

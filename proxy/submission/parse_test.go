@@ -3,7 +3,6 @@ package submission
 import (
 	"bytes"
 	"errors"
-	"strings"
 	"testing"
 
 	"mailmux/proxy/auth"
@@ -26,32 +25,6 @@ func TestLookup(t *testing.T) {
 		verb, _ := split([]byte(line))
 		if _, ok := lookup(verb); ok {
 			t.Errorf("%q: known", line)
-		}
-	}
-}
-
-func TestParseHelo(t *testing.T) {
-	for in, want := range map[string]string{
-		"pc.example.net":         "pc.example.net",
-		"[192.0.2.7]":            "[192.0.2.7]",
-		"[IPv6:2001:db8::1]":     "[IPv6:2001:db8::1]",
-		"my_pc and more":         "my_pc",
-		"Jürgens-Telefon":        "Jürgens-Telefon",
-		strings.Repeat("x", 255): strings.Repeat("x", 255),
-	} {
-		if got, err := parseHelo([]byte(in)); got != want || err != nil {
-			t.Errorf("%q: %q %v", in, got, err)
-		}
-	}
-	for _, in := range []string{"", "a\rb", "a\x00", "\x7f", "a\tb", strings.Repeat("x", 256)} {
-		if got, err := parseHelo([]byte(in)); err == nil {
-			t.Errorf("%q: %q", in, got)
-		}
-	}
-	for name, want := range map[string]bool{"pc.example.net": true, "[IPv6:2001:db8::1]": true, "my_pc": true, "": false, "a b": false,
-		"a\r": false, "a+b": false, "a=b": false, "é": false, strings.Repeat("x", 256): false} {
-		if forwardable(name) != want {
-			t.Errorf("forwardable(%q) is not %v", name, want)
 		}
 	}
 }
@@ -95,7 +68,7 @@ func TestParseChunk(t *testing.T) {
 
 // FuzzLine: whatever a client says, nothing that could end a line or start another command gets behind the parsers.
 func FuzzLine(f *testing.F) {
-	for _, seed := range []string{"EHLO pc", "AUTH PLAIN AGEAYg==", "AUTH X =", "BDAT 10 LAST", "XCLIENT ADDR=IPV6:::1 HELO=a+0D", "XCLIENT TTL=9 PORT=1"} {
+	for _, seed := range []string{"EHLO pc", "AUTH PLAIN AGEAYg==", "AUTH X =", "BDAT 10 LAST"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
@@ -104,24 +77,11 @@ func FuzzLine(f *testing.F) {
 		}
 		verb, args := split(line)
 		lookup(verb)
-		if name, err := parseHelo(args); err == nil && strings.ContainsAny(name, "\x00\r\n \t") {
-			t.Errorf("helo %q", name)
-		}
 		if mechanism, initial, err := parseAuth(args); err == nil && (mechanism == "" || initial != nil && bytes.IndexByte(line, ' ') < 0) {
 			t.Errorf("AUTH %q %q", mechanism, initial)
 		}
 		if n, ok := parseChunk(args); ok && (n < 0 || n > maxChunk) {
 			t.Errorf("BDAT %d", n)
-		}
-		var c claim
-		if c.parse(string(args)) != nil {
-			if c != (claim{}) {
-				t.Errorf("a faulty claim left %+v", c)
-			}
-			return
-		}
-		if strings.ContainsAny(c.session+c.name+c.helo, "\x00\r\n \t") || c.ttl < 0 || c.ttl > 255 {
-			t.Errorf("claim %+v", c)
 		}
 	})
 }

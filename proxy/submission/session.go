@@ -8,6 +8,7 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
 	"mailmux/proxy/wire"
+	"mailmux/proxy/xclient"
 )
 
 // Handler speaks submission for all sessions of a server, and checks members. It holds no session's state.
@@ -36,10 +37,10 @@ type session struct {
 	handler *Handler
 
 	state    state
-	started  bool   // a known command has come in
-	helo     string // what the client calls itself
-	claim    claim  // what a trusted peer says of its client
-	accepted string // the member's 235, for the client
+	started  bool          // a known command has come in
+	helo     string        // what the client calls itself
+	claim    xclient.Claim // what a trusted peer says of its client
+	accepted string        // the member's 235, for the client
 }
 
 // Serve runs one session: greet, authenticate, log in on the home backend, hand over. The engine closes both connections
