@@ -38,12 +38,12 @@ func startGuard(argv []string, delay time.Duration, log *slog.Logger) (*guard, e
 		return nil, fmt.Errorf("share memory with the guard: %w", err)
 	}
 	g := &guard{argv: argv, delay: delay, log: log, memory: os.NewFile(uintptr(fd), "mailmux-guard")}
-	if err := g.memory.Truncate(int64(os.Getpagesize())); err == nil {
+	if err = g.memory.Truncate(int64(os.Getpagesize())); err == nil {
 		g.shared, err = unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-		if err != nil {
-			g.memory.Close()
-			return nil, fmt.Errorf("share memory with the guard: %w", err)
-		}
+	}
+	if err != nil {
+		g.memory.Close()
+		return nil, fmt.Errorf("share memory with the guard: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g.cancel = cancel
@@ -108,8 +108,13 @@ func (g *guard) run(ctx context.Context) error {
 // lookEvery is how long the guard sleeps at most.
 const lookEvery = 200 * time.Millisecond
 
+// getfd is pidfd_getfd(2), or in a test one that is not allowed.
+type getfd func(process, fd, flags int) (int, error)
+
 // Guard is the second process: it returns when the process that it guards has ended. The memory is its descriptor 3.
-func Guard(pid int) error {
+func Guard(pid int) error { return guardBy(pid, unix.PidfdGetfd) }
+
+func guardBy(pid int, reach getfd) error {
 	if os.Getppid() != pid {
 		return fmt.Errorf("guard: %d is not the process that has started this one", pid)
 	}
@@ -122,14 +127,14 @@ func Guard(pid int) error {
 	if err != nil {
 		return fmt.Errorf("guard: share memory: %w", err)
 	}
-	fmt.Println(ability(process))
+	fmt.Println(ability(process, reach))
 	for {
 		left := lookEvery
 		if at := word(shared).Load(); at != 0 {
 			left = time.Duration(at) - splice.Clock()
 		}
 		if left <= 0 {
-			shut(process, pid)
+			shut(process, pid, reach)
 			left = lookEvery / 4
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, int(min(left, lookEvery)/time.Millisecond)+1)
@@ -140,8 +145,8 @@ func Guard(pid int) error {
 }
 
 // ability says what the guard may do. The output of the process it guards is a descriptor that is there.
-func ability(process int) string {
-	fd, err := unix.PidfdGetfd(process, 2, 0)
+func ability(process int, reach getfd) string {
+	fd, err := reach(process, 2, 0)
 	if err == nil {
 		unix.Close(fd)
 	}
@@ -152,14 +157,14 @@ func ability(process int) string {
 }
 
 // shut shuts the connections to members down that are under a claim. If it may not, it kills the process.
-func shut(process, pid int) {
+func shut(process, pid int, reach getfd) {
 	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	for _, entry := range list {
 		n, notOne := strconv.Atoi(entry.Name())
 		if notOne != nil {
 			continue
 		}
-		fd, failed := unix.PidfdGetfd(process, n, 0)
+		fd, failed := reach(process, n, 0)
 		switch failed {
 		case nil:
 			if splice.Guarded(fd) {
