@@ -55,14 +55,15 @@ type Parts struct {
 type Claims struct {
 	Parts
 
-	cfg    Config
-	keys   keys
-	name   string // of this frontend, for operators
-	client *clientv3.Client
-	server *server // nil without an embedded one
-	guard  *guard  // nil without one
+	cfg       Config
+	keys      keys
+	name      string // of this frontend, for operators
+	endpoints []string
+	server    *server // nil without an embedded one
+	guard     *guard  // nil without one
 
 	mu      sync.Mutex
+	client  *connection   // nil while it could not log in
 	tenure  *tenure       // nil without a lease
 	changed chan struct{} // closed when tenure changes
 	since   time.Time     // when it did
@@ -121,9 +122,7 @@ func (c *Claims) Close() {
 	if c.guard != nil {
 		c.guard.close()
 	}
-	if c.client != nil {
-		c.client.Close()
-	}
+	c.hangUp()
 	c.elections.Wait()
 	if c.server != nil {
 		c.server.close()
@@ -132,10 +131,14 @@ func (c *Claims) Close() {
 
 // commit sends a transaction, within claims.timeout. An error may mean that it is carried out all the same, now or later.
 func (c *Claims) commit(ctx context.Context, what string, txn func(clientv3.Txn) clientv3.Txn) (*clientv3.TxnResponse, error) {
+	client, err := c.etcd()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	began := time.Now()
-	r, err := txn(c.client.Txn(ctx)).Commit()
+	r, err := txn(client.Txn(ctx)).Commit()
 	c.Metrics.ClaimTransaction(what, err == nil, time.Since(began))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrOutage, what, err)
@@ -145,10 +148,14 @@ func (c *Claims) commit(ctx context.Context, what string, txn func(clientv3.Txn)
 
 // get reads keys, within claims.timeout.
 func (c *Claims) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	client, err := c.etcd()
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	began := time.Now()
-	r, err := c.client.Get(ctx, key, options...)
+	r, err := client.Get(ctx, key, options...)
 	c.Metrics.ClaimTransaction("other", err == nil, time.Since(began))
 	if err != nil {
 		return nil, fmt.Errorf("%w: read %s: %w", ErrOutage, key, err)

@@ -22,12 +22,13 @@ type Config struct {
 	Embedded string `yaml:"embedded"`
 	// User is the name to log in to etcd with, where it wants one.
 	User string `yaml:"user"`
-	// PasswordFile holds the password of User; a line end behind it is left out.
+	// PasswordFile holds the password of User; a line end behind it is left out. It is read again when etcd refuses it.
 	PasswordFile string `yaml:"password_file"`
 	// TLSCAFile holds the certificates of the authorities that etcd's certificates are signed by, in PEM: those of the
 	// system when absent.
 	TLSCAFile string `yaml:"tls_ca_file"`
-	// TLSCertFile is the certificate that this frontend shows to etcd, in PEM: none when absent.
+	// TLSCertFile is the certificate that this frontend shows to etcd, in PEM: none when absent. It is read again, with
+	// its key, for each connection.
 	TLSCertFile string `yaml:"tls_cert_file"`
 	// TLSKeyFile is the key of TLSCertFile.
 	TLSKeyFile string `yaml:"tls_key_file"`
@@ -193,13 +194,21 @@ func (c *Config) tlsConfig() (*tls.Config, error) {
 		}
 	}
 	if c.TLSCertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("claims.tls_cert_file: %w", err)
+		if _, err := c.certificate(nil); err != nil {
+			return nil, err
 		}
-		t.Certificates = []tls.Certificate{pair}
+		t.GetClientCertificate = c.certificate
 	}
 	return t, nil
+}
+
+// certificate reads the one for etcd. A frontend outlives the certificate that it has begun with.
+func (c *Config) certificate(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("claims.tls_cert_file: %w", err)
+	}
+	return &pair, nil
 }
 
 // password reads the secret.

@@ -137,7 +137,7 @@ var errDeposed = errors.New("not the controller any more")
 
 // lead waits for the election and then decides, until it is not the controller any more.
 func (c *Claims) lead(t *tenure) error {
-	session, err := concurrency.NewSession(c.client, concurrency.WithLease(t.id), concurrency.WithContext(t.ctx))
+	session, err := concurrency.NewSession(t.client.Client, concurrency.WithLease(t.id), concurrency.WithContext(t.ctx))
 	if err != nil {
 		return err
 	}

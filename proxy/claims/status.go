@@ -43,9 +43,13 @@ func (c *Claims) Move(ctx context.Context, account, to string) error {
 	if _, evacuate := m.Withdrawn(); evacuate || m.Decided() {
 		return fmt.Errorf("%s is out of service", m)
 	}
+	client, err := c.etcd()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	lease, err := c.client.Grant(ctx, int64(moveKept/time.Second))
+	lease, err := client.Grant(ctx, int64(moveKept/time.Second))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrOutage, err)
 	}

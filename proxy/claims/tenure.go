@@ -17,6 +17,7 @@ import (
 
 // tenure is one lease, from its grant to its fence.
 type tenure struct {
+	client *connection
 	id     clientv3.LeaseID
 	name   string // of the lease, in keys
 	since  time.Time
@@ -29,9 +30,16 @@ type tenure struct {
 
 // run holds one lease after the other, until Close.
 func (c *Claims) run() {
+	told := "" // the last warning: it is not said again as long as nothing changes
 	for wait := firstWait; c.ctx.Err() == nil; {
 		began := time.Now()
 		err := c.serve()
+		if err != nil && c.ctx.Err() == nil {
+			if c.cfg.refusal(err) != nil {
+				c.hangUp()
+			}
+			err = c.explain(err)
+		}
 		c.mu.Lock()
 		if err != nil {
 			c.lastErr = err
@@ -41,9 +49,12 @@ func (c *Claims) run() {
 			return
 		}
 		if time.Since(began) > c.cfg.Lease {
-			wait = firstWait
+			wait, told = firstWait, ""
 		}
-		c.Log.Warn("no claims: new sessions of claimed hosts are refused, or go by hash", "error", err)
+		if text := fmt.Sprint(err); text != told {
+			told = text
+			c.Log.Warn("no claims: new sessions of claimed hosts are refused, or go by hash", "error", err)
+		}
 		if pause(c.ctx, wait) != nil {
 			return
 		}
@@ -53,7 +64,11 @@ func (c *Claims) run() {
 
 // serve gets a lease and keeps it until it may be lost, or Close.
 func (c *Claims) serve() error {
-	t, err := c.grant()
+	client, err := c.dial()
+	if err != nil {
+		return err
+	}
+	t, err := c.grant(client)
 	if err != nil {
 		return err
 	}
@@ -86,15 +101,15 @@ func (c *Claims) serve() error {
 }
 
 // grant gets a lease, and says under it that this frontend lives.
-func (c *Claims) grant() (*tenure, error) {
+func (c *Claims) grant(client *connection) (*tenure, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.Timeout)
 	defer cancel()
 	sent := splice.Clock()
-	r, err := c.client.Grant(ctx, int64(c.cfg.Lease/time.Second))
+	r, err := client.Grant(ctx, int64(c.cfg.Lease/time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("%w: get a lease: %w", ErrOutage, err)
 	}
-	t := &tenure{id: r.ID, name: strconv.FormatInt(int64(r.ID), 16), since: time.Now().UTC().Truncate(time.Millisecond), gate: &splice.Gate{},
+	t := &tenure{client: client, id: r.ID, name: strconv.FormatInt(int64(r.ID), 16), since: time.Now().UTC().Truncate(time.Millisecond), gate: &splice.Gate{},
 		wake: make(chan struct{}, 1), loaded: make(chan struct{}, len(c.watches()))}
 	t.gate.Extend(c.deadline(sent, r.TTL))
 	t.ctx, t.cancel = context.WithCancel(c.ctx)
@@ -164,7 +179,7 @@ func (c *Claims) renew(t *tenure) error {
 		case err := <-answers:
 			busy, last = false, err
 			if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-				return fmt.Errorf("%w: the lease is gone", ErrOutage)
+				return fmt.Errorf("%w: the lease is gone: %w", ErrOutage, err)
 			}
 		}
 		deadline.Stop()
@@ -176,7 +191,7 @@ func (c *Claims) renewOnce(t *tenure, bound time.Duration, answers chan<- error)
 	ctx, cancel := context.WithTimeout(t.ctx, bound)
 	defer cancel()
 	began, sent := time.Now(), splice.Clock()
-	r, err := c.client.KeepAliveOnce(ctx, t.id)
+	r, err := t.client.KeepAliveOnce(ctx, t.id)
 	c.Metrics.ClaimTransaction("renew", err == nil, time.Since(began))
 	if err == nil {
 		until := c.deadline(sent, r.TTL)
@@ -237,7 +252,7 @@ func closeAll(list []*user) {
 func (c *Claims) revoke(t *tenure) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := c.client.Revoke(ctx, t.id); err != nil {
+	if _, err := t.client.Revoke(ctx, t.id); err != nil {
 		c.Log.Debug("claims: give the lease back", "lease", t.name, "error", err)
 	}
 }

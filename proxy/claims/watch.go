@@ -60,7 +60,7 @@ const maxListed = 10_000
 func (c *Claims) changes(t *tenure, w watch, rev int64) {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(t.ctx))
 	defer cancel()
-	for r := range c.client.Watch(ctx, w.key, append(slices.Clone(w.options), clientv3.WithRev(rev+1))...) {
+	for r := range t.client.Watch(ctx, w.key, append(slices.Clone(w.options), clientv3.WithRev(rev+1))...) {
 		if r.Err() != nil {
 			return
 		}
