@@ -11,6 +11,7 @@ import (
 	"mailmux/cmd/internal/conf"
 	"mailmux/directory"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/claims"
 	"mailmux/proxy/deliver"
 )
 
@@ -57,7 +58,7 @@ func summary(cfg *conf.Config) string {
 		plural(len(cfg.Directory.Servers), "directory server"))
 }
 
-// checkServers asks the directory and every member. It says how many fail.
+// checkServers asks the directory, etcd and every member. It says how many fail.
 func (inv *invocation) checkServers(cfg *conf.Config) int {
 	d, err := directory.New(cfg.Directory, nil, nil)
 	if err != nil {
@@ -65,7 +66,22 @@ func (inv *invocation) checkServers(cfg *conf.Config) int {
 		return 1
 	}
 	defer d.Close()
-	return inv.checkDirectory(cfg, d) + inv.checkMembers(cfg, d)
+	return inv.checkDirectory(cfg, d) + inv.checkClaims(cfg) + inv.checkMembers(cfg, d)
+}
+
+// checkClaims connects to every endpoint of etcd, logs in, and asks whether its keys may be read and written.
+func (inv *invocation) checkClaims(cfg *conf.Config) int {
+	if len(cfg.Claims.Endpoints) == 0 {
+		return 0 // none, or embedded: it runs only with the frontend
+	}
+	well, faults := claims.Check(context.Background(), cfg.Claims)
+	for _, err := range faults {
+		fmt.Fprintln(inv.out, err)
+	}
+	if well > 0 {
+		fmt.Fprintf(inv.out, "claims: etcd answers at %s\n", plural(well, "endpoint"))
+	}
+	return len(faults)
 }
 
 // checkDirectory binds to every server of the directory and searches there.

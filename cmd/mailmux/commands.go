@@ -33,10 +33,11 @@ certificates and the secrets again; sessions live on, and with a fault in it the
 It logs to the standard error stream. It drops no privileges: let systemd start it as a user of its own, with
 AmbientCapabilities=CAP_NET_BIND_SERVICE or with sockets from socket units.`},
 		{name: "check", summary: "look the configuration over", run: check, flags: func(f *flag.FlagSet) {
-			f.Bool("online", false, "also ask every directory server and every member of every host")
+			f.Bool("online", false, "also ask every directory server, etcd, and every member of every host")
 		}, long: `
 Reports every fault at once, each with its line, its key and what to do. With -online it binds to and searches every
-directory server, and greets every member of every host by each service that a listener has, with TLS where configured.`},
+directory server, asks etcd whether it may read and write the claims, and greets every member of every host by each
+service that a listener has, with TLS where configured.`},
 		{name: "lookup", args: "NAME", summary: "show where an account goes, and why", run: lookup, remote: true, least: 1, most: 1,
 			what: "the login name or address to look up", long: `
 Shows each step for a login name as a client would type it: the normalised name, the filter, the entry and its
