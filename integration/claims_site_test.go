@@ -27,7 +27,7 @@ type claimSite struct {
 	Tally    *tally.Tally
 	Members  []*tally.Member
 	Fronts   []*claimFront
-	Etcd     *stage.Process // nil when the first frontend has it inside
+	Etcd     []*etcdNode // none when the first frontend has it inside
 	Accounts []stage.Account
 
 	sticky  string
@@ -39,8 +39,9 @@ type claimSite struct {
 type claimFront struct {
 	*stage.Mailmux
 
-	IP   string
-	Link *tally.Link // nil without a wire that can be cut
+	IP     string
+	Link   *tally.Link // nil without a wire that can be cut
+	Claims string      // the section claims but for the name; empty: that of the site
 }
 
 // The times of a claimSite: the shortest that are allowed, so that much happens in a short time.
@@ -61,6 +62,7 @@ const (
 // claimOptions say what a site is like.
 type claimOptions struct {
 	Members, Fronts int
+	Nodes           int // servers of etcd: 1 when absent; with more there are no Links
 	Embedded        bool
 	Sticky          string // claim when absent
 	Outage          string // claims.on_outage
@@ -98,10 +100,10 @@ func newClaimSite(t testing.TB, o claimOptions) *claimSite {
 		s.weights = append(s.weights, 1)
 	}
 	if !o.Embedded {
-		s.startEtcd(t)
+		s.startEtcd(t, max(1, o.Nodes))
 	}
 	for i := range o.Fronts {
-		s.addFront(t, i, o.Embedded)
+		s.addFront(t, i)
 	}
 	for _, f := range s.Fronts {
 		f.awaitClaims(t, 20*time.Second)
@@ -109,42 +111,28 @@ func newClaimSite(t testing.TB, o claimOptions) *claimSite {
 	return s
 }
 
-func (s *claimSite) etcdAddr() string { return s.Net.Addr(11, 2379) }
-
-// startEtcd starts Debian's etcd.
-func (s *claimSite) startEtcd(t testing.TB) {
-	t.Helper()
-	binary, err := stage.Find("etcd", "etcd-server")
-	need(t, err)
-	client, peer := "http://"+s.etcdAddr(), "http://"+s.Net.Addr(11, 2380)
-	s.Etcd, err = stage.Start("etcd", filepath.Join(s.Dir, "etcd.log"), binary, "--data-dir", filepath.Join(s.Dir, "etcd"), "--name", "e",
-		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
-		"--initial-advertise-peer-urls", peer, "--initial-cluster", "e="+peer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Etcd.Stop)
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the end of etcd's log:\n%s", s.Etcd.Tail(2000))
-		}
-	})
-}
-
 // addFront starts the n-th frontend.
-func (s *claimSite) addFront(t testing.TB, n int, embedded bool) {
+func (s *claimSite) addFront(t testing.TB, n int) {
 	t.Helper()
-	f := &claimFront{IP: s.Net.IP(firstFront + n)}
-	dir := filepath.Join(s.Dir, fmt.Sprintf("f%d", n+1))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if !embedded {
+	f := &claimFront{}
+	if len(s.Etcd) == 1 {
 		var err error
-		if f.Link, err = tally.NewLink(s.etcdAddr()); err != nil {
+		if f.Link, err = tally.NewLink(s.Etcd[0].addr); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(f.Link.Close)
+	}
+	s.startFront(t, n, f)
+	s.Fronts = append(s.Fronts, f)
+}
+
+// startFront starts a frontend as the n-th one.
+func (s *claimSite) startFront(t testing.TB, n int, f *claimFront) {
+	t.Helper()
+	f.IP = s.Net.IP(firstFront + n)
+	dir := filepath.Join(s.Dir, fmt.Sprintf("f%d", n+1))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	greets := map[string]string{fmt.Sprintf("%s:%d", f.IP, claimIMAP): "* OK", fmt.Sprintf("%s:%d", f.IP, claimLMTP): "220"}
 	var err error
@@ -160,7 +148,6 @@ func (s *claimSite) addFront(t testing.TB, n int, embedded bool) {
 			}
 		}
 	})
-	s.Fronts = append(s.Fronts, f)
 }
 
 // config is the configuration of the n-th frontend, with the weights of now.
@@ -169,15 +156,9 @@ func (s *claimSite) config(n int, f *claimFront) string {
 	for i, m := range s.Members {
 		members = append(members, fmt.Sprintf("{address: %s, name: %s, weight: %d}", s.Net.IP(firstMember+i), m.Name, s.weights[i]))
 	}
-	where := fmt.Sprintf("embedded: %s/f1/etcd", s.Dir)
-	switch {
-	case f.Link != nil:
-		where = fmt.Sprintf(`endpoints: ["http://%s"]`, f.Link.Addr())
-	case n > 0:
-		where = fmt.Sprintf(`endpoints: ["unix://%s/f1/etcd/client.sock"]`, s.Dir)
-	}
-	if s.outage != "" {
-		where += ", on_outage: " + s.outage
+	claims := f.Claims
+	if claims == "" {
+		claims = s.claims(n, f)
 	}
 	return fmt.Sprintf(`hostname: f%d.example.com
 directory: {servers: ["ldif:%s/accounts.ldif"], base: "%s", filter: "(uid={address})", attributes: {login: uid}}
@@ -189,17 +170,41 @@ listeners:
   - {service: imap, address: "%s:%d", allow_plaintext: true}
   - {service: lmtp, address: "%s:%d"}
 limits: {per_address: 20000, per_account: 20000, hand_over_timeout: 12s, drain_timeout: 2s, close_spread: 1s}
-claims: {%s, lease: %s, margin: %s, timeout: 1s, name: f%d.example.com}
+claims: {%s, name: f%d.example.com}
 admin: {address: "unix:%s/f%d/admin.sock", state: %s/f%d/state.json}
 log: {level: info, format: text}
 `, n+1, s.Dir, stage.Base, claimHost, strings.Join(members, ", "), s.sticky, claimIMAP, claimLMTP, f.IP, claimIMAP, f.IP, claimLMTP,
-		where, claimLease, claimMargin, n+1, s.Dir, n+1, s.Dir, n+1)
+		claims, n+1, s.Dir, n+1, s.Dir, n+1)
+}
+
+// claims is the section of that name for the n-th frontend.
+func (s *claimSite) claims(n int, f *claimFront) string {
+	var where string
+	switch {
+	case f.Link != nil:
+		where = fmt.Sprintf(`endpoints: ["http://%s"]`, f.Link.Addr())
+	case len(s.Etcd) > 0:
+		var urls []string
+		for _, e := range s.Etcd {
+			urls = append(urls, fmt.Sprintf("%q", e.url()))
+		}
+		where = fmt.Sprintf("endpoints: [%s]", strings.Join(urls, ", "))
+	case n > 0:
+		where = fmt.Sprintf(`endpoints: ["unix://%s/f1/etcd/client.sock"]`, s.Dir)
+	default:
+		where = fmt.Sprintf("embedded: %s/f1/etcd", s.Dir)
+	}
+	if s.outage != "" {
+		where += ", on_outage: " + s.outage
+	}
+	return fmt.Sprintf("%s, lease: %s, margin: %s, timeout: 1s", where, claimLease, claimMargin)
 }
 
 // claimState is what a test reads of /status.
 type claimState struct {
 	Claims struct {
 		State      string   `json:"state"`
+		Error      string   `json:"error"`
 		Leading    bool     `json:"leading"`
 		Controller string   `json:"controller"`
 		Epoch      int64    `json:"epoch"`
