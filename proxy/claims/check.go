@@ -74,20 +74,17 @@ func (c *Config) refusal(err error) error {
 	return nil
 }
 
-// stuck is the error of an etcd that can be reached, but does nothing.
+// stuck is the error of an etcd that can be reached.
 func stuck(err error) error {
-	return fmt.Errorf("claims.endpoints: etcd can be reached, and carries out no request; has it a majority of its servers? %w", err)
+	return fmt.Errorf("claims.endpoints: etcd can be reached, and has not answered in time; has it a majority of its servers? %w", err)
 }
 
 // probeTime bounds the search for the reason of an outage: the next try to get a lease waits for it.
 const probeTime = 500 * time.Millisecond
 
-// explain says which key an outage is about, and keeps its error. The client itself often says no more of a
+// explain says which key an outage is about that etcd has not given a reason for, and keeps its error. The client itself often says no more of a
 // server that it cannot reach, or does not trust, than that the time is over.
 func (c *Claims) explain(err error) error {
-	if refused := c.cfg.refusal(err); refused != nil {
-		return refused
-	}
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return err
 	}

@@ -85,6 +85,13 @@
 // temporary error after claims.timeout, or go by hash where claims.on_outage says so: then the rule above does not hold
 // for them, and they are closed when etcd is back, to come again with a claim.
 //
+// # Logging in to etcd
+//
+// With claims.user etcd gives a token for the password, which expires, and which an etcd that was started anew does not
+// know. A new one is asked for then, by a connection of its own that shows no old one. Each renewal of the lease asks for
+// one, too: the client of etcd does so for everything that is a stream. What etcd refuses is an outage like any other. It
+// is said with the key that it is about, in status and in the log; the next try reads the password again.
+//
 // # Hostile or broken values
 //
 // What comes out of etcd is parsed strictly, bounded in size, and names of members are looked up in the host table. A

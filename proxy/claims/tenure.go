@@ -32,12 +32,12 @@ type tenure struct {
 func (c *Claims) run() {
 	told := "" // the last warning: it is not said again as long as nothing changes
 	for wait := firstWait; c.ctx.Err() == nil; {
-		began := time.Now()
+		began, lost := time.Now(), c.fenced.Load()
 		err := c.serve()
-		if err != nil && c.ctx.Err() == nil {
-			if c.cfg.refusal(err) != nil {
-				c.hangUp()
-			}
+		if refused := c.cfg.refusal(err); refused != nil {
+			err = refused
+			c.hangUp()
+		} else if c.ctx.Err() == nil && c.fenced.Load() == lost { // else there was a lease: the next try has no time to lose
 			err = c.explain(err)
 		}
 		c.mu.Lock()
