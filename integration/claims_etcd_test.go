@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,8 +41,11 @@ func (e *etcdNode) url() string {
 }
 
 // start starts it, again with the data that it has.
-func (e *etcdNode) start() (err error) {
-	e.Process, err = stage.Start("etcd", e.log, e.argv...)
+func (e *etcdNode) start() error {
+	p, err := stage.Start("etcd", e.log, e.argv...)
+	if err == nil {
+		e.Process = p
+	}
 	return err
 }
 
@@ -88,6 +93,27 @@ func (s *claimSite) keepEtcd(t testing.TB, e *etcdNode) {
 	})
 }
 
+// leaderOf asks every server whether it is the leader; nil if none says so.
+func leaderOf(ctx context.Context, nodes []*etcdNode) *etcdNode {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 500 * time.Millisecond}
+	for _, e := range nodes {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url()+"/metrics", nil)
+		if err != nil {
+			return nil
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			continue
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err == nil && strings.Contains(string(text), "\netcd_server_is_leader 1\n") {
+			return e
+		}
+	}
+	return nil
+}
+
 // secured is an etcd that wants certificates and passwords, with the files that a frontend needs for it.
 type secured struct {
 	*claimSite
@@ -95,13 +121,17 @@ type secured struct {
 	node     *etcdNode
 	ca       *stage.Authority
 	other    *stage.Authority // one that etcd's certificate is not signed by
-	client   stage.Pair
-	password string // the file of user mux
-	wrong    string // a file with another one
+	client   stage.Pair       // says no user of etcd
+	named    stage.Pair       // says a user who may do the same as mux
+	password string           // the file of user mux
+	wrong    string           // a file with another one
 }
 
 // tokenTime is --auth-token-ttl: a token that was not used for so long is not valid any more.
 const tokenTime = "1"
+
+// namedUser has no password.
+const namedUser = "named@example.com"
 
 // newSecured makes everything, and starts only the member.
 func newSecured(t *testing.T) *secured {
@@ -119,6 +149,9 @@ func newSecured(t *testing.T) *secured {
 		t.Fatal(err)
 	}
 	if s.client, err = s.ca.IssueClient("front@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if s.named, err = s.ca.IssueClient(namedUser); err != nil {
 		t.Fatal(err)
 	}
 	s.password, s.wrong = filepath.Join(s.Dir, "etcd.secret"), filepath.Join(s.Dir, "wrong.secret")
@@ -169,6 +202,8 @@ func (s *secured) start(t *testing.T) {
 		step(client.UserAdd(ctx, name, "open sesame"))
 		step(client.UserGrantRole(ctx, name, name))
 	}
+	step(client.UserAddWithOptions(ctx, namedUser, "", &clientv3.UserAddOptions{NoPassword: true}))
+	step(client.UserGrantRole(ctx, namedUser, "mux"))
 	step(client.UserAdd(ctx, "root", "root"))
 	step(client.RoleAdd(ctx, "root"))
 	step(client.UserGrantRole(ctx, "root", "root"))
@@ -226,6 +261,9 @@ func TestClaimEtcdSecured(t *testing.T) {
 	if out, code, err := f.Run(t.Context(), "check", "-online"); err != nil || code != 0 || !strings.Contains(out, "claims: etcd answers at 1 endpoint\n") {
 		t.Errorf("check -online ends with %d, %v:\n%s", code, err, out)
 	}
+	named := &claimFront{Claims: s.section(claimLease, keys{"user": "", "password_file": "", "tls_cert_file": s.named.Cert, "tls_key_file": s.named.Key})}
+	s.startFront(t, 13, named)
+	named.awaitClaims(t, 10*time.Second)
 	t.Run("faults", s.faults)
 	s.tokens(t)
 	noViolations(t, s.Tally)

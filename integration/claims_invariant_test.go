@@ -38,16 +38,32 @@ func TestClaimInvariant(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a storm of 30 seconds")
 	}
-	lasts := 30 * time.Second
-	if text := os.Getenv("MAILMUX_CLAIMS_FOR"); text != "" {
-		var err error
-		if lasts, err = time.ParseDuration(text); err != nil {
-			t.Fatal(err)
-		}
+	if n := weather(t, claimOptions{Members: 4, Fronts: 3}, stormLasts(t, 30*time.Second)); n > 0 {
+		t.Errorf("%d violations", n)
 	}
-	sum := weather(t, claimOptions{Members: 4, Fronts: 3}, lasts)
-	if sum > 0 {
-		t.Errorf("%d violations", sum)
+}
+
+// stormLasts is how long a storm is to last: so long, or as MAILMUX_CLAIMS_FOR says.
+func stormLasts(t *testing.T, short time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv("MAILMUX_CLAIMS_FOR")
+	if text == "" {
+		return short
+	}
+	lasts, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lasts
+}
+
+// The same with three servers of etcd, of which the leader is killed or stopped again and again.
+func TestClaimInvariantEtcdCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a storm of 8 seconds")
+	}
+	if n := weather(t, claimOptions{Members: 3, Fronts: 3, Nodes: 3}, stormLasts(t, 8*time.Second)); n > 0 {
+		t.Errorf("%d violations", n)
 	}
 }
 
@@ -155,10 +171,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// act chooses what happens next, until the end. At most one member is away, and one frontend in trouble, at a time, so
-// that there is always somebody to take an account over.
+// act chooses what happens next, until the end. At most one member is away, one frontend in trouble, and one server of
+// several of etcd, at a time, so that there is always somebody to take an account over.
 func (s *storm) act(work *sync.WaitGroup) {
-	var member, front sync.Mutex
+	var member, front, leader sync.Mutex
 	for sleep(s.ctx, time.Duration(200+s.random.IntN(600))*time.Millisecond) == nil {
 		i, n := s.random.IntN(len(s.Members)), s.random.IntN(len(s.Fronts))
 		most := claimLease + 3*time.Second
@@ -170,6 +186,9 @@ func (s *storm) act(work *sync.WaitGroup) {
 		run := s.memberFault(what, i, n, span)
 		if what >= 5 {
 			kind, run = &front, s.frontFault(what, n, span)
+		}
+		if len(s.Etcd) > 1 && s.random.IntN(2) == 0 {
+			kind, run = &leader, s.leaderFault(what, min(span, 3*time.Second))
 		}
 		if !kind.TryLock() {
 			continue
@@ -270,6 +289,13 @@ func (s *storm) frontFault(what, n int, span time.Duration) func() string {
 			return name
 		}
 	}
+	if what >= 8 && f.Link == nil {
+		return locked("frontend stopped briefly", func() {
+			_ = f.Signal(syscall.SIGSTOP)
+			_ = sleep(s.ctx, 300*time.Millisecond)
+			_ = f.Signal(syscall.SIGCONT)
+		})
+	}
 	switch what {
 	case 5:
 		return locked("frontend killed", func() {
@@ -292,17 +318,33 @@ func (s *storm) frontFault(what, n int, span time.Duration) func() string {
 	return locked("link swallows", func() { s.unlink(f, span, true) })
 }
 
-// unlink takes the way to etcd away. A frontend that has it inside is stopped for a moment instead.
+// leaderFault takes the leader of etcd away for a while.
+func (s *storm) leaderFault(what int, span time.Duration) func() string {
+	return func() string {
+		e := leaderOf(s.ctx, s.Etcd)
+		switch {
+		case e == nil:
+			return "no leader"
+		case what%2 == 0:
+			_ = e.Signal(syscall.SIGSTOP)
+			_ = sleep(s.ctx, span)
+			_ = e.Signal(syscall.SIGCONT)
+			return "leader stopped"
+		}
+		e.Kill()
+		_ = sleep(s.ctx, span)
+		if err := e.start(); err != nil {
+			s.t.Errorf("start etcd again: %v", err)
+		}
+		return "leader killed"
+	}
+}
+
+// unlink takes the way to etcd away.
 func (s *storm) unlink(f *claimFront, span time.Duration, swallow bool) {
-	switch {
-	case f.Link == nil:
-		_ = f.Signal(syscall.SIGSTOP)
-		_ = sleep(s.ctx, 300*time.Millisecond)
-		_ = f.Signal(syscall.SIGCONT)
-		return
-	case swallow:
+	if swallow {
 		f.Link.Swallow()
-	default:
+	} else {
 		f.Link.Cut()
 	}
 	_ = sleep(s.ctx, span)
@@ -348,6 +390,13 @@ func (s *storm) report(lasts time.Duration) int {
 	s.t.Logf("%s of storm over %d frontends and %d members: %s", lasts, len(s.Fronts), len(s.Members), strings.Join(faults, ", "))
 	s.t.Logf("%d logins and %d deliveries by clients, %d temporary refusals; %d logins at members, %d of them elsewhere than before",
 		s.logins, s.deliveries, s.temporary, sum.Logins, sum.Moves)
+	lost := 0
+	for _, f := range s.Fronts {
+		if text, err := os.ReadFile(f.Log); err == nil {
+			lost += strings.Count(string(text), `msg="lease lost`)
+		}
+	}
+	s.t.Logf("leases lost by frontends that lived: %d", lost)
 	s.t.Logf("violations: %d", len(sum.Violations))
 	if s.sticky == "claim" {
 		for _, v := range sum.Violations {

@@ -66,6 +66,7 @@ var doors = map[string][]string{
 	"github.com/coreos/go-systemd":   {"cmd/mailmux", "proxy"},
 	"github.com/go-asn1-ber/":        {"directory", "tools/embedded/"},
 	"go.etcd.io/":                    {"proxy/claims"},
+	"google.golang.org/grpc":         {"proxy/claims"},
 	"mailmux/integration":            {"integration", "integration/"},
 }
 
