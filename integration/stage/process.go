@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -135,10 +137,35 @@ func (p *Process) Stop() {
 	})
 }
 
-// Kill ends the process and what it started at once, as a power cut would.
+// Kill ends the process and what it started at once, as a power cut would. None of them holds a port or a socket when it
+// returns.
 func (p *Process) Kill() {
 	_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
 	<-p.done
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(startTime); groupLives(p.PID()) && time.Now().Before(end); {
+		<-tick.C
+	}
+}
+
+// groupLives says whether any process of a group is left that is more than an exit status (proc(5), /proc/pid/stat).
+func groupLives(group int) bool {
+	if syscall.Kill(-group, 0) != nil {
+		return false
+	}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is well formed
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has just ended
+		}
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])) // state ppid pgrp …
+		if len(fields) > 2 && fields[2] == strconv.Itoa(group) && fields[0] != "Z" && fields[0] != "X" {
+			return true
+		}
+	}
+	return false
 }
 
 // Tail returns the last bytes of the process's log.
