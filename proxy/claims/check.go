@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -176,6 +177,8 @@ func tlsFault(i int, endpoint string, err error) error {
 	var name x509.HostnameError
 	var record tls.RecordHeaderError
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("claims.endpoints[%d]: %s takes the connection, and does not answer: %w", i, endpoint, err)
 	case errors.As(err, &authority):
 		return fmt.Errorf("claims.tls_ca_file: %s has a certificate of an authority that we do not know: %w", endpoint, err)
 	case errors.As(err, &name):

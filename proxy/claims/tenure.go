@@ -170,7 +170,11 @@ func (c *Claims) renew(t *tenure) error {
 			if t.gate.Open() {
 				continue
 			}
-			return errors.Join(fmt.Errorf("%w: no renewal was answered for %s", ErrOutage, c.cfg.Lease-c.cfg.Margin), last)
+			err := fmt.Errorf("%w: no renewal was answered for %s", ErrOutage, c.cfg.Lease-c.cfg.Margin)
+			if last != nil {
+				err = fmt.Errorf("%w: %w", err, last)
+			}
+			return err
 		case <-tick.C:
 			if !busy {
 				busy = true
