@@ -70,13 +70,64 @@ func (s *claimSite) newEtcd(t testing.TB, nodes int, secure bool, more ...string
 	return list
 }
 
-// startEtcd starts servers of etcd for the site, in the clear.
+// startEtcd starts servers of etcd for the site, in the clear. Several want a password.
 func (s *claimSite) startEtcd(t testing.TB, nodes int) {
 	t.Helper()
-	s.Etcd = s.newEtcd(t, nodes, false)
+	if nodes == 1 {
+		s.Etcd = s.newEtcd(t, 1, false)
+		s.keepEtcd(t, s.Etcd[0])
+		return
+	}
+	s.Password = filepath.Join(s.Dir, "etcd.secret")
+	if err := os.WriteFile(s.Password, []byte("open sesame\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.Etcd = s.newEtcd(t, nodes, false, "--bcrypt-cost", "4")
+	var urls []string
 	for _, e := range s.Etcd {
 		s.keepEtcd(t, e)
+		urls = append(urls, e.url())
 	}
+	enableUsers(t, clientv3.Config{Endpoints: urls})
+}
+
+// enableUsers waits until etcd answers, and gives it users: mux may do all that a frontend needs, reader may read it.
+func enableUsers(t testing.TB, how clientv3.Config) {
+	t.Helper()
+	client, err := clientv3.New(how)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		if _, err = client.Get(ctx, "x"); err == nil {
+			break
+		}
+		if sleep(ctx, 20*time.Millisecond) != nil {
+			t.Fatal(err)
+		}
+	}
+	const prefix = "/mailmux/"
+	step := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, right := range map[string]clientv3.PermissionType{"mux": clientv3.PermissionType(clientv3.PermReadWrite), "reader": clientv3.PermissionType(clientv3.PermRead)} {
+		step(client.RoleAdd(ctx, name))
+		step(client.RoleGrantPermission(ctx, name, prefix, clientv3.GetPrefixRangeEnd(prefix), right))
+		step(client.UserAdd(ctx, name, "open sesame"))
+		step(client.UserGrantRole(ctx, name, name))
+	}
+	step(client.UserAddWithOptions(ctx, namedUser, "", &clientv3.UserAddOptions{NoPassword: true}))
+	step(client.UserGrantRole(ctx, namedUser, "mux"))
+	step(client.UserAdd(ctx, "root", "root"))
+	step(client.RoleAdd(ctx, "root"))
+	step(client.UserGrantRole(ctx, "root", "root"))
+	step(client.AuthEnable(ctx))
 }
 
 // keepEtcd starts a server, and stops it with the test.
@@ -118,13 +169,12 @@ func leaderOf(ctx context.Context, nodes []*etcdNode) *etcdNode {
 type secured struct {
 	*claimSite
 
-	node     *etcdNode
-	ca       *stage.Authority
-	other    *stage.Authority // one that etcd's certificate is not signed by
-	client   stage.Pair       // says no user of etcd
-	named    stage.Pair       // says a user who may do the same as mux
-	password string           // the file of user mux
-	wrong    string           // a file with another one
+	node   *etcdNode
+	ca     *stage.Authority
+	other  *stage.Authority // one that etcd's certificate is not signed by
+	client stage.Pair       // says no user of etcd
+	named  stage.Pair       // says a user who may do the same as mux
+	wrong  string           // a file with another one
 }
 
 // tokenTime is --auth-token-ttl: a token that was not used for so long is not valid any more.
@@ -154,8 +204,8 @@ func newSecured(t *testing.T) *secured {
 	if s.named, err = s.ca.IssueClient(namedUser); err != nil {
 		t.Fatal(err)
 	}
-	s.password, s.wrong = filepath.Join(s.Dir, "etcd.secret"), filepath.Join(s.Dir, "wrong.secret")
-	for file, text := range map[string]string{s.password: "open sesame\n", s.wrong: "open barley\n"} {
+	s.Password, s.wrong = filepath.Join(s.Dir, "etcd.secret"), filepath.Join(s.Dir, "wrong.secret")
+	for file, text := range map[string]string{s.Password: "open sesame\n", s.wrong: "open barley\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +215,7 @@ func newSecured(t *testing.T) *secured {
 	return s
 }
 
-// start starts etcd and gives it users: mux may do all that a frontend needs, reader may read it.
+// start starts etcd, and gives it its users.
 func (s *secured) start(t *testing.T) {
 	t.Helper()
 	s.keepEtcd(t, s.node)
@@ -173,41 +223,8 @@ func (s *secured) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.node.url()},
+	enableUsers(t, clientv3.Config{Endpoints: []string{s.node.url()},
 		TLS: &tls.Config{RootCAs: s.ca.Pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for {
-		if _, err = client.Get(ctx, "x"); err == nil {
-			break
-		}
-		if sleep(ctx, 20*time.Millisecond) != nil {
-			t.Fatal(err)
-		}
-	}
-	const prefix = "/mailmux/"
-	step := func(_ any, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for name, right := range map[string]clientv3.PermissionType{"mux": clientv3.PermissionType(clientv3.PermReadWrite), "reader": clientv3.PermissionType(clientv3.PermRead)} {
-		step(client.RoleAdd(ctx, name))
-		step(client.RoleGrantPermission(ctx, name, prefix, clientv3.GetPrefixRangeEnd(prefix), right))
-		step(client.UserAdd(ctx, name, "open sesame"))
-		step(client.UserGrantRole(ctx, name, name))
-	}
-	step(client.UserAddWithOptions(ctx, namedUser, "", &clientv3.UserAddOptions{NoPassword: true}))
-	step(client.UserGrantRole(ctx, namedUser, "mux"))
-	step(client.UserAdd(ctx, "root", "root"))
-	step(client.RoleAdd(ctx, "root"))
-	step(client.UserGrantRole(ctx, "root", "root"))
-	step(client.AuthEnable(ctx))
 }
 
 // keys are those of the section claims that say how to reach etcd.
@@ -216,7 +233,7 @@ type keys map[string]string
 // section is claims with the right keys, but for those given; empty ones are left out.
 func (s *secured) section(lease time.Duration, other keys) string {
 	all := keys{"endpoints": fmt.Sprintf("[%q]", s.node.url()), "tls_ca_file": s.ca.File, "tls_cert_file": s.client.Cert,
-		"tls_key_file": s.client.Key, "user": "mux", "password_file": s.password}
+		"tls_key_file": s.client.Key, "user": "mux", "password_file": s.Password}
 	for key, value := range other {
 		all[key] = value
 	}
@@ -302,7 +319,7 @@ func (s *secured) faults(t *testing.T) {
 
 // mended puts the right password into the file with the wrong one: the frontend goes on with it.
 func (s *secured) mended(t *testing.T, f *claimFront) {
-	right, err := os.ReadFile(s.password)
+	right, err := os.ReadFile(s.Password)
 	if err != nil {
 		t.Fatal(err)
 	}

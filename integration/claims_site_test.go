@@ -29,6 +29,7 @@ type claimSite struct {
 	Fronts   []*claimFront
 	Etcd     []*etcdNode // none when the first frontend has it inside
 	Accounts []stage.Account
+	Password string // the file with that of etcd's user mux; empty: etcd asks for none
 
 	sticky  string
 	outage  string
@@ -62,7 +63,7 @@ const (
 // claimOptions say what a site is like.
 type claimOptions struct {
 	Members, Fronts int
-	Nodes           int // servers of etcd: 1 when absent; with more there are no Links
+	Nodes           int // servers of etcd: 1 when absent; more have no Links, and want a password
 	Embedded        bool
 	Sticky          string // claim when absent
 	Outage          string // claims.on_outage
@@ -188,7 +189,7 @@ func (s *claimSite) claims(n int, f *claimFront) string {
 		for _, e := range s.Etcd {
 			urls = append(urls, fmt.Sprintf("%q", e.url()))
 		}
-		where = fmt.Sprintf("endpoints: [%s]", strings.Join(urls, ", "))
+		where = fmt.Sprintf("endpoints: [%s], user: mux, password_file: %s", strings.Join(urls, ", "), s.Password)
 	case n > 0:
 		where = fmt.Sprintf(`endpoints: ["unix://%s/f1/etcd/client.sock"]`, s.Dir)
 	default:
