@@ -172,6 +172,11 @@ func (b *Backend) Exchange(offered []string) auth.Exchange {
 	return b.creds.Exchange(b.Account.Login, b.master, offered)
 }
 
+// Shows says whether the member showed a capability when it was seen last, by a check or a session.
+func (b *Backend) Shows(capability string) bool {
+	return b.member.Shows(b.session.Service(), capability)
+}
+
 // Learn remembers the capabilities that the member shows to a client before or after the login, for those that are
 // offered to clients to come.
 func (b *Backend) Learn(capabilities []string) { b.member.Learn(b.session.Service(), capabilities) }

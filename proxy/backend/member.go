@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/bits"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -286,6 +287,20 @@ func (m *Member) Learn(service string, capabilities []string) {
 	if changed {
 		m.table.generation.Add(1)
 	}
+}
+
+// Shows says whether the service showed a capability when it was seen last, with or without parameters.
+func (m *Member) Shows(service, capability string) bool {
+	i, ok := serviceIndex(service)
+	if !ok {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.health[i].capabilities, func(shown string) bool {
+		name, _, _ := strings.Cut(shown, " ")
+		return strings.EqualFold(name, capability)
+	})
 }
 
 // LogValue names the member in the log.

@@ -20,13 +20,14 @@ type member struct {
 	*wire.Conn
 	xclient bool   // XCLIENT went ahead
 	utf8    bool   // UTF8 went ahead
+	ahead   bool   // it reads commands ahead
 	welcome string // its +OK to the login
 }
 
 // enter logs in on a member: greeting, STLS, who the client is, the credentials.
 //
-// A member that takes XCLIENT is a Dovecot or one of us, and reads commands ahead (RFC 2449 section 6.6): it gets XCLIENT,
-// USER and PASS in one write. Others get PASS when they have answered USER.
+// A member that shows PIPELINING to the checks gets USER and PASS in one write (RFC 2449 section 6.6), XCLIENT before them;
+// so does one that takes XCLIENT, which is a Dovecot or one of us. Others get PASS when they have answered USER.
 func (s *session) enter(b *proxy.Backend) error {
 	xclient, err := readGreeting(b.Conn)
 	if err != nil {
@@ -41,6 +42,7 @@ func (s *session) enter(b *proxy.Backend) error {
 	// is told of the client has proved by now who it is.
 	id, wanted := b.Identity()
 	m := &member{Conn: b.Conn, xclient: xclient && wanted, utf8: s.utf8}
+	m.ahead = m.xclient || b.Shows("PIPELINING")
 	if m.xclient {
 		m.Line("XCLIENT ", id.Attributes())
 	}
@@ -107,7 +109,7 @@ func (m *member) enterByPassword(told auth.Told) error {
 		return proxy.ClientFault(errIllegal)
 	}
 	m.Line("USER ", told.User)
-	if m.xclient {
+	if m.ahead {
 		m.Secret("PASS [redacted]", "PASS ", told.Password)
 	}
 	if err := m.readIntroduction(); err != nil {
@@ -120,7 +122,7 @@ func (m *member) enterByPassword(told auth.Told) error {
 	if !ok {
 		return refusal(line)
 	}
-	if !m.xclient {
+	if !m.ahead {
 		m.Secret("PASS [redacted]", "PASS ", told.Password)
 	}
 	if ok, line, err = readReply(m.Conn); err != nil {

@@ -119,12 +119,16 @@ func TestEnterByPassword(t *testing.T) {
 			want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, welcome: "+OK in",
 		},
 		{
-			name: "at once, XCLIENT refused", says: "-ERR no\r\n+OK\r\n+OK in\r\n", member: member{xclient: true},
+			name: "at once, XCLIENT refused", says: "-ERR no\r\n+OK\r\n+OK in\r\n", member: member{xclient: true, ahead: true},
 			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, welcome: "+OK in",
 		},
 		{
-			name: "at once, USER refused", says: "+OK\r\n-ERR who?\r\n-ERR no\r\n", member: member{xclient: true},
+			name: "at once, USER refused", says: "+OK\r\n-ERR who?\r\n-ERR no\r\n", member: member{xclient: true, ahead: true},
 			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, err: proxy.ErrRejected,
+		},
+		{
+			name: "at once, without XCLIENT", says: "+OK\r\n+OK in\r\n", member: member{ahead: true},
+			want: "USER ann\r\nPASS  open sesame \r\n", writes: 1, welcome: "+OK in",
 		},
 		{name: "USER refused", says: "-ERR who?\r\n", want: "USER ann\r\n", writes: 1, err: proxy.ErrRejected},
 		{name: "nonsense", says: "+OK\r\nBAD\r\n", want: "USER ann\r\nPASS  open sesame \r\n", writes: 2, err: proxy.ErrProtocol},
