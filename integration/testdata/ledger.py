@@ -38,6 +38,13 @@ def whole(message):
     return name if name and hashlib.sha256(body).hexdigest() == digest else None
 
 
+def answers(e):
+    """answers are the codes that an LMTP error is made of, none for any other error."""
+    if isinstance(e, smtplib.SMTPRecipientsRefused):
+        return [code for code, _ in e.recipients.values()]
+    return [e.smtp_code] if isinstance(e, smtplib.SMTPResponseException) else []
+
+
 class Client(threading.Thread):
     def __init__(self, account, password, front, number, until):
         super().__init__()
@@ -54,6 +61,8 @@ class Client(threading.Thread):
                 self.step()
             except (OSError, imaplib.IMAP4.abort, smtplib.SMTPException, EOFError) as e:
                 self.counts["lost: " + type(e).__name__] += 1
+                if any(code >= 500 for code in answers(e)):
+                    self.faults.append("%s: refused for good: %s" % (self.prefix, e))
                 self.drop()
             except Exception as e:  # nothing else may happen
                 self.faults.append("%s: %s: %s" % (self.prefix, type(e).__name__, e))
