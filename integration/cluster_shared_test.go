@@ -108,31 +108,43 @@ func (f *fleet) audit(t testing.TB, python, out string, doors []string, kills in
 	for _, fault := range told.Faults[:min(len(told.Faults), 10)] {
 		t.Error(fault)
 	}
-	f.indexes(t)
+	f.indexes(t, kills)
 }
 
 // broken is how Dovecot tells of an index that it had to mend.
 var broken = regexp.MustCompile(`(?i)corrupt|fscking|broken|unexpectedly (lost|shrunk)|marked.*expunged`)
 
-// indexes has Dovecot look at every mailbox: resynchronising must change nothing, and no log may tell of a broken index.
-func (f *fleet) indexes(t testing.TB) {
+// indexes has Dovecot look at every mailbox: resynchronising must find every message, and no log may tell of a broken index.
+// What it may find beyond that are files of expunged messages. A Dovecot that is killed between the expunge in the index
+// and the removal of the file leaves it, with or without frontends: one alone, killed 205 times in five minutes with
+// clients of its own, left 3.
+func (f *fleet) indexes(t testing.TB, kills int) {
 	t.Helper()
 	d := f.Members[0]
+	left := 0
 	for _, a := range f.Accounts {
-		var counts []string
-		for range 2 {
+		var before, after int
+		var uids [2]string
+		for i, messages := range []*int{&before, &after} {
 			out, err := d.Admin(t.Context(), "mailbox", "status", "-u", a.Login, "messages uidnext uidvalidity", "INBOX")
 			if err != nil {
 				t.Fatal(err)
 			}
-			counts = append(counts, out)
+			if _, err := fmt.Sscanf(out, "INBOX messages=%d %s", messages, &uids[i]); err != nil {
+				t.Fatalf("%q: %v", out, err)
+			}
 			if _, err := d.Admin(t.Context(), "force-resync", "-u", a.Login, "INBOX"); err != nil {
 				t.Error(err)
 			}
 		}
-		if counts[0] != counts[1] {
-			t.Errorf("resynchronising the mailbox of %s changed it: %s and then %s", a.Login, counts[0], counts[1])
+		if after < before || uids[0] != uids[1] {
+			t.Errorf("resynchronising the mailbox of %s changed it: %d messages, %s, and then %d, %s", a.Login, before, uids[0], after, uids[1])
 		}
+		left += after - before
+	}
+	t.Logf("%d files of expunged messages", left)
+	if left > kills {
+		t.Errorf("resynchronising found %d files that the indexes do not know, after %d kills", left, kills)
 	}
 	for _, d := range f.Members {
 		log, err := os.ReadFile(filepath.Join(filepath.Dir(d.Log), "dovecot.log"))

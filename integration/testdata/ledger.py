@@ -172,10 +172,10 @@ class Client(threading.Thread):
             return
         self.ledger[name] = "maybe"
         uid = uids[0].decode()
-        self.box.uid("STORE", uid, "+FLAGS", "(\\Deleted)")
-        typ, data = self.box.uid("EXPUNGE", uid)
-        if typ != "OK":
-            raise imaplib.IMAP4.abort(str(data))
+        for command in (("STORE", uid, "+FLAGS", "(\\Deleted)"), ("EXPUNGE", uid)):
+            typ, data = self.box.uid(*command)
+            if typ != "OK":
+                raise imaplib.IMAP4.abort(str(data))
         self.ledger[name] = "gone"
 
 
