@@ -13,8 +13,10 @@ import (
 //
 // A round with several files asks the whole file system to sync, once: measured on ext4 with 50 files, that is 2 to 4
 // times as fast as one fsync each, even if all of those are in flight together. Where somebody else writes much on the same
-// file system it is slow, since it writes theirs, too; then each file has an fsync of its own for a while, many at a time, because the
-// journal takes those that come together as one. Should that be no faster it is left at once: it costs several times the CPU.
+// file system it is slow, since it writes theirs, too; then each file has an fsync of its own for a while, many at a time,
+// because the journal takes those that come together as one. That while is short at first, since one sync may have written
+// all that there was, and grows as long as the next one is slow again. Should single syncs be no faster they are left at
+// once: they cost several times the CPU.
 type committer struct {
 	disk disk
 
@@ -24,9 +26,31 @@ type committer struct {
 	timer   *time.Timer
 	poke    chan struct{}
 
-	// Only run knows these.
-	single time.Time     // no sync of the whole file system before
-	slow   time.Duration // what the last one took for each file
+	whole whole // only run knows it
+}
+
+// whole says whether a sync of the whole file system is worth it.
+type whole struct {
+	after time.Time     // none before
+	slow  time.Duration // what the last slow one took for each file
+	pause time.Duration // how long none was tried after that; 0 when the last one was not slow
+}
+
+// took tells of a sync of the whole file system for so many files.
+func (w *whole) took(d time.Duration, files int, now time.Time) {
+	if d <= slowSync {
+		w.pause = 0
+		return
+	}
+	w.pause = min(max(2*w.pause, firstPause), longPause)
+	w.slow, w.after = d/time.Duration(files), now.Add(w.pause)
+}
+
+// singly tells of as many syncs of single files instead.
+func (w *whole) singly(d time.Duration, files int) {
+	if d/time.Duration(files) > w.slow {
+		w.after = time.Time{} // no better, and a lot of work for the processor
+	}
 }
 
 // commit is a file to be synced, and then to be renamed, unless to is "". The committer sends its outcome once.
@@ -39,11 +63,12 @@ type commit struct {
 }
 
 const (
-	lazy      = time.Second            // within what time a removal is synced
-	few       = 3                      // as many files are synced one by one
-	together  = 64                     // fsyncs in flight
-	slowSync  = 200 * time.Millisecond // a sync of the file system that has others' data to write
-	slowPause = 5 * time.Second        // without it, after that
+	lazy       = time.Second            // within what time a removal is synced
+	few        = 3                      // as many files are synced one by one
+	together   = 64                     // fsyncs in flight
+	slowSync   = 200 * time.Millisecond // a sync of the file system that has others' data to write
+	firstPause = 500 * time.Millisecond // without it, after that
+	longPause  = 8 * time.Second        // at most
 )
 
 func newCommitter(d disk) *committer {
@@ -129,17 +154,13 @@ func (c *committer) syncFiles(jobs []*commit) {
 		return
 	}
 	started := time.Now()
-	if started.Before(c.single) {
+	if started.Before(c.whole.after) {
 		c.syncEach(jobs)
-		if time.Since(started)/time.Duration(len(jobs)) > c.slow {
-			c.single = time.Time{} // no better, and a lot of work for the processor
-		}
+		c.whole.singly(time.Since(started), len(jobs))
 		return
 	}
 	err := c.disk.syncAll(jobs)
-	if took := time.Since(started); took > slowSync {
-		c.slow, c.single = took/time.Duration(len(jobs)), started.Add(slowPause)
-	}
+	c.whole.took(time.Since(started), len(jobs), time.Now())
 	if err != nil {
 		c.syncEach(jobs) // the error may be somebody else's: ask for each file
 	}
