@@ -83,8 +83,8 @@ func stuck(err error) error {
 // probeTime bounds the search for the reason of an outage: the next try to get a lease waits for it.
 const probeTime = 500 * time.Millisecond
 
-// explain says which key an outage is about that etcd has not given a reason for, and keeps its error. The client itself often says no more of a
-// server that it cannot reach, or does not trust, than that the time is over.
+// explain says which key an outage is about that etcd has not given a reason for, and keeps its error. The client itself
+// often says no more of a server that it cannot reach, or does not trust, than that the time is over.
 func (c *Claims) explain(err error) error {
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		return err
