@@ -46,6 +46,7 @@ func dial(ctx context.Context, m *backend.Member, protocol, hostname string, inf
 		return nil, err
 	}
 	l := &leg{member: m, protocol: protocol, address: m.Address(protocol), hostname: hostname, conn: &bounded{Conn: nc}, tcp: nc}
+	l.conn.extend(until)
 	defer context.AfterFunc(ctx, l.conn.hurry)()
 	if err := l.enter(m, until); err != nil {
 		nc.Close()
@@ -57,12 +58,10 @@ func dial(ctx context.Context, m *backend.Member, protocol, hostname string, inf
 // enter brings the connection to where go-smtp takes over: TLS, if it is wanted, and a greeting to be read. Where the host
 // has another member, this one has only its greeting timeout for its first word.
 func (l *leg) enter(m *backend.Member, until time.Time) error {
-	first := until
 	patience, hasty := m.GreetingTimeout(l.protocol)
 	if at := time.Now().Add(patience); hasty && at.Before(until) {
-		first = at
+		l.conn.extend(at)
 	}
-	l.conn.extend(first)
 	mode, config := m.TLS(l.protocol)
 	if mode == backend.Implicit {
 		if err := l.handshake(config); err != nil {
