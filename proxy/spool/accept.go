@@ -99,7 +99,7 @@ func (s *Spool) write(ctx context.Context, id string, e *Envelope, body io.Reade
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := s.disk.create(s.path(dirTmp, id+suffix))
+	f, err := s.disk.create(s.path(dirTmp, id[idLength-1:idLength], id+suffix))
 	if err != nil {
 		return nil, 0, fmt.Errorf("make a file in the spool: %w", full(err))
 	}
@@ -187,13 +187,16 @@ func (s *Spool) discard(path string) {
 // The alphabet of ids sorts like the numbers that it stands for.
 const idAlphabet = "0123456789abcdefghijklmnopqrstuv"
 
+// idLength is the length of an id that newID makes. That of a notification begins with its message's.
+const idLength = 17
+
 // newID names a message: nine characters of time in milliseconds, so that names sort by arrival, and eight of chance, so
 // that frontends need not agree.
 func newID(now time.Time) string {
 	var chance [8]byte
 	_, _ = rand.Read(chance[:]) // documented never to fail
 	ms, bits := uint64(now.UnixMilli()), binary.BigEndian.Uint64(chance[:])
-	id := make([]byte, 17)
+	id := make([]byte, idLength)
 	for i := range 9 {
 		id[8-i] = idAlphabet[ms>>(5*i)&31]
 	}
@@ -214,7 +217,7 @@ func arrival(id string) time.Time {
 
 // ValidID says whether a text has the form of an id: anything else may not become part of a path.
 func ValidID(id string) bool {
-	return len(id) >= 17 && len(id) <= 100 && !strings.ContainsFunc(id, func(c rune) bool {
+	return len(id) >= idLength && len(id) <= 100 && !strings.ContainsFunc(id, func(c rune) bool {
 		return !strings.ContainsRune(idAlphabet, c) && c != '-'
 	})
 }

@@ -100,6 +100,24 @@ func (d disk) mkdir(parent *os.File, path string) error {
 	return d.sync(parent)
 }
 
+// topdir says that the directories in a directory have nothing to do with each other (chattr +T, ext4(5)).
+const topdir = 0x20000
+
+// spread has ext4 put the directories that are made in a directory, and the files that are made in those, in many places
+// of the disk. It looks for the inode of a new file near the directory, and passes over those that were freed in the last
+// minutes one by one (recently_deleted in fs/ext4/ialloc.c): where many messages had just left the queue that took two
+// thirds of the time for the next ones. Other file systems do not know the flag, and do not need it.
+func spread(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && flags&topdir == 0 {
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|topdir)
+	}
+}
+
 // lockDir takes the lock of a spool. The kernel gives it back when the process ends, however it ends.
 func lockDir(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)

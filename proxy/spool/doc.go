@@ -5,7 +5,8 @@
 // # Layout
 //
 //	DIR/lock              held by flock(2) as long as a process serves the spool; holds its process id
-//	DIR/tmp/ID.eml        being written; never acknowledged, and removed at start
+//	DIR/tmp/C/ID.eml      being written; never acknowledged, and removed at start. C is the last character of the id: the
+//	                      files are spread over 32 directories, and those over the disk (see spread)
 //	DIR/queue/HOST/ID.eml waiting, under the home host that its recipients had at the last attempt
 //	DIR/queue/_/ID.eml    waiting, for recipients of several home hosts, or of unknown ones
 //	DIR/hold/ID.eml       kept by the operator; nothing happens to it until it is released
@@ -30,13 +31,13 @@
 //
 // # The way of a message
 //
-//	Accept: tmp/ID.eml → fsync → rename to queue/HOST → fsync of the directory → the caller may say 250
+//	Accept: tmp/C/ID.eml → fsync → rename to queue/HOST → fsync of the directory → the caller may say 250
 //	Run:    due → read → ask the Router for every recipient → one Deliver for each member → record the outcomes
 //	        → nothing left: remove; else: set the time of the next attempt, in the directory of the host it has now
 //
 // Accepts share their syncs: one committer takes all files that are written, makes them durable by one sync of the file
-// system (a few of them, or all where that is slow, by an fsync each, many at a time), renames them, and syncs each directory once for all of them. Meanwhile the
-// next ones are written.
+// system (a few of them, or all where that is slow, by an fsync each, many at a time), renames them, and syncs each
+// directory once for all of them. Meanwhile the next ones are written.
 //
 // A process that is killed at any instruction loses nothing: before the rename the message was not acknowledged, and
 // after it the file has everything. An outcome is recorded in the file (and synced, when other recipients still wait)

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -196,7 +197,23 @@ func (s *Spool) openDirs() error {
 	if s.root, err = os.Open(s.path(dirQueue)); err != nil {
 		return err
 	}
-	return eachFile(s.path(dirTmp), func(name string) error { return s.disk.remove(s.path(dirTmp, name)) })
+	return s.openTmp()
+}
+
+// openTmp makes the directories below tmp, and removes what a process has left there that did not end in order. They need
+// not survive a power failure.
+func (s *Spool) openTmp() error {
+	spread(s.path(dirTmp))
+	for _, c := range idAlphabet {
+		dir := s.path(dirTmp, string(c))
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("make %s: %w", dir, full(err))
+		}
+		if err := eachFile(dir, func(name string) error { return s.disk.remove(filepath.Join(dir, name)) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // scan finds the shelves and fills their windows.
