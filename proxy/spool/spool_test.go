@@ -47,6 +47,22 @@ func TestDeliver(t *testing.T) {
 	}
 }
 
+// What a process has left unfinished, which nobody was told of, is gone when the next one has begun.
+func TestUnfinishedFilesAreRemoved(t *testing.T) {
+	w := newWorld()
+	cfg := testConfig(t.TempDir())
+	start(t, cfg, w).end()
+	for _, c := range []string{idAlphabet[:1], idAlphabet[len(idAlphabet)-1:]} {
+		if err := os.WriteFile(filepath.Join(cfg.Dir, dirTmp, c, newID(time.Now())+suffix), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start(t, cfg, w)
+	if left := files(t, filepath.Join(cfg.Dir, dirTmp)); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
 // The whole envelope reaches the member, and what was recorded is read back.
 func TestEnvelopeSurvives(t *testing.T) {
 	w := newWorld()
