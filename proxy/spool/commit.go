@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // committer makes files durable and renames them into place, for all that are ready together. While it waits for the disk
@@ -135,10 +137,7 @@ func (c *committer) round() {
 			}
 		}
 	}
-	outcome := make(map[*os.File]error)
-	for dir := range dirs {
-		outcome[dir] = c.disk.sync(dir)
-	}
+	outcome := c.syncDirs(dirs)
 	for _, job := range jobs {
 		if job.err == nil && job.to != "" {
 			job.err = outcome[job.dir]
@@ -164,6 +163,25 @@ func (c *committer) syncFiles(jobs []*commit) {
 	if err != nil {
 		c.syncEach(jobs) // the error may be somebody else's: ask for each file
 	}
+}
+
+// syncDirs syncs directories, together: the journal takes them as one.
+func (c *committer) syncDirs(dirs map[*os.File]bool) map[*os.File]error {
+	outcome := make(map[*os.File]error, len(dirs))
+	var mu sync.Mutex
+	var work errgroup.Group
+	work.SetLimit(together)
+	for dir := range dirs {
+		work.Go(func() error {
+			err := c.disk.sync(dir)
+			mu.Lock()
+			defer mu.Unlock()
+			outcome[dir] = err
+			return nil
+		})
+	}
+	_ = work.Wait() // each has its own outcome
+	return outcome
 }
 
 // syncEach syncs the files of those jobs that have no error yet, and returns when all of that is done.
