@@ -12,7 +12,6 @@ import (
 	"mailmux/proxy/deliver"
 	"mailmux/proxy/envelope"
 	"mailmux/proxy/incoming"
-	"mailmux/proxy/smtpwire"
 	"mailmux/proxy/spool"
 )
 
@@ -21,7 +20,7 @@ import (
 func NewOutgoing(d *deliver.Deliverer, q Queue, networks func() []netip.Prefix) *incoming.Handler {
 	return incoming.New(d, incoming.Dialect{
 		Abroad: true,
-		Begin:  func(s *incoming.Session) incoming.Receiver { return &outbound{session: s, queue: q} },
+		Begin:  func(s *incoming.Session) incoming.Receiver { return &outbound{gathered{session: s, queue: q}} },
 		Welcome: func(s *incoming.Session) string {
 			client := s.ClientAddr().Addr().Unmap().WithZone("")
 			if slices.ContainsFunc(networks(), func(p netip.Prefix) bool { return p.Contains(client) }) {
@@ -33,20 +32,7 @@ func NewOutgoing(d *deliver.Deliverer, q Queue, networks func() []netip.Prefix) 
 }
 
 // outbound queues every message.
-type outbound struct {
-	session *incoming.Session
-	queue   Queue
-	jobs    []deliver.Job
-}
-
-// Recipient takes every recipient that has a home, or may have one elsewhere.
-func (r *outbound) Recipient(_ context.Context, job deliver.Job) smtpwire.Reply {
-	r.jobs = append(r.jobs, job)
-	return smtpwire.Reply{Code: 250, Text: "2.1.5 OK"}
-}
-
-// Reset forgets the recipients.
-func (r *outbound) Reset() { r.jobs = nil }
+type outbound struct{ gathered }
 
 // Message queues the message before it answers.
 func (r *outbound) Message(ctx context.Context, text io.Reader, body *envelope.Body) error {
@@ -76,11 +62,7 @@ func (r *outbound) envelope(body *envelope.Body) *spool.Envelope {
 		if job.Route.Host != nil {
 			to = spool.Recipient{Address: job.Route.Address(), Account: job.Route.Account.Login, Host: job.Route.Host.Name(), Notify: to.Notify}
 		}
-		if job.Original != "" {
-			to.ORcpt = job.OriginalType + ";" + job.Original
-		} else if job.Address != to.Address {
-			to.ORcpt = "rfc822;" + job.Address
-		}
+		to.ORcpt = original(job, to.Address)
 		e.To = append(e.To, to)
 	}
 	return e

@@ -20,7 +20,7 @@ func New(d *deliver.Deliverer, q Queue) *incoming.Handler {
 	r := &rates{}
 	begin := func(s *incoming.Session) incoming.Receiver { return &stream{session: s} }
 	if q != nil {
-		begin = func(s *incoming.Session) incoming.Receiver { return &store{session: s, queue: q} }
+		begin = func(s *incoming.Session) incoming.Receiver { return &store{gathered{session: s, queue: q}} }
 	}
 	return incoming.New(d, incoming.Dialect{Begin: begin, Admit: r.admit})
 }

@@ -21,21 +21,35 @@ type Queue interface {
 	Accept(ctx context.Context, e *spool.Envelope, body io.Reader) (id string, err error)
 }
 
-// store takes a message in for all recipients, delivers it where that is possible at once, and queues the rest.
-type store struct {
+// gathered is a transaction whose recipients are all taken, since there is a queue.
+type gathered struct {
 	session *incoming.Session
 	queue   Queue
 	jobs    []deliver.Job
 }
 
-// Recipient takes every recipient that has a home.
-func (r *store) Recipient(_ context.Context, job deliver.Job) smtpwire.Reply {
-	r.jobs = append(r.jobs, job)
+// Recipient takes every recipient.
+func (g *gathered) Recipient(_ context.Context, job deliver.Job) smtpwire.Reply {
+	g.jobs = append(g.jobs, job)
 	return smtpwire.Reply{Code: 250, Text: "2.1.5 OK"}
 }
 
 // Reset forgets the recipients.
-func (r *store) Reset() { r.jobs = nil }
+func (g *gathered) Reset() { g.jobs = nil }
+
+// original is the recipient as its sender knows it (RFC 3461 section 4.2), "" where that is the address.
+func original(job deliver.Job, address string) string {
+	switch {
+	case job.Original != "":
+		return job.OriginalType + ";" + job.Original
+	case job.Recipient.Address != address:
+		return "rfc822;" + job.Recipient.Address
+	}
+	return ""
+}
+
+// store takes a message in for all recipients, delivers it where that is possible at once, and queues the rest.
+type store struct{ gathered }
 
 // Message delivers what can be delivered, and queues the rest before it answers.
 func (r *store) Message(ctx context.Context, text io.Reader, body *envelope.Body) error {
@@ -104,11 +118,7 @@ func (r *store) envelope(m *deliver.Message, rest []int, replies []smtpwire.Repl
 		job := r.jobs[i]
 		to := spool.Recipient{Address: job.Route.Address(), Account: job.Route.Account.Login, Host: job.Route.Host.Name(),
 			Notify: spool.Notify(job.Notify)}
-		if job.Original != "" {
-			to.ORcpt = job.OriginalType + ";" + job.Original
-		} else if job.Recipient.Address != to.Address {
-			to.ORcpt = "rfc822;" + job.Recipient.Address
-		}
+		to.ORcpt = original(job, to.Address)
 		e.To = append(e.To, to)
 		e.Tried = e.Tried && replies[i].Class() != 5
 	}
