@@ -202,7 +202,13 @@ def verify(path, password, front):
     for account, states in ledger.items():
         box = imaplib.IMAP4(host, int(port))
         box.login(account, password)
-        assert box.select("INBOX", readonly=True)[0] == "OK"
+        # A lock that a killed server has left is waited for, and taken over in the end: until then SELECT is refused.
+        patience = time.time() + 150
+        typ, data = box.select("INBOX", readonly=True)
+        while typ != "OK" and time.time() < patience:
+            time.sleep(1)
+            typ, data = box.select("INBOX", readonly=True)
+        assert typ == "OK", "%s: %s" % (account, data)
         seen = collections.Counter()
         typ, data = box.uid("FETCH", "1:*", "(BODY.PEEK[])")
         assert typ == "OK", data
