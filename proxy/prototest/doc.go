@@ -50,7 +50,7 @@
 //	reset client|backend    that end resets it
 //	shut client|backend     that end says no more (half-close)
 //	end client|backend      mailmux has to close that leg, having said nothing more
-//	refuse                  dials fail from now on
+//	refuse                  dials fail from now on; stands before the line that makes mailmux dial
 //	accept                  and work again
 //	dial MEMBER             mailmux has to dial this member next
 //	wait 30m                time passes

@@ -72,6 +72,10 @@ func Parse(source string) (*Script, error) {
 			faults = append(faults, fmt.Errorf("line %d: %w", i+1, err))
 			continue
 		}
+		if n := len(s.Steps); n > 0 && step.changesWorld() && s.Steps[n-1].says() {
+			faults = append(faults, fmt.Errorf("line %d: %s races with what mailmux does about the line before; put it before that line", i+1, line))
+			continue
+		}
 		step.Joined = step.End != 0 && step.End == joinable && (step.End == 'C' || step.End == 'B')
 		joinable = step.End
 		s.Steps = append(s.Steps, step)
@@ -118,6 +122,11 @@ func (st *Step) parse(line string) error {
 		return fmt.Errorf("%q is neither a line of C, S, P or B nor a directive", line)
 	}
 	return nil
+}
+
+// changesWorld is whether the step is a directive that decides how mailmux takes what is said next.
+func (st *Step) changesWorld() bool {
+	return st.End == 0 && (st.Words[0] == "refuse" || st.Words[0] == "accept" || st.Words[0] == "shutdown")
 }
 
 // says is whether the script's own ends say the line.

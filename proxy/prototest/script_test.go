@@ -23,17 +23,17 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseTellsAllFaults(t *testing.T) {
-	_, err := Parse("C: x\nX: y\nC: \\q\nS: \\x1\nfoo\nclose\nclose client now\nC: {*}\nS> {*}\n# set late=1\nC: {base64:\\z}\n# set noequals\n")
+	_, err := Parse("C: x\nX: y\nC: \\q\nS: \\x1\nfoo\nclose\nclose client now\nC: {*}\nS> {*}\n# set late=1\nC: {base64:\\z}\n# set noequals\nC: x\n\nrefuse\n")
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{"line 2: ", "line 3: bad escape", "line 4: bad escape", "line 5: ", "line 6: ", "line 7: ", "line 8: {*}", "line 9: {*}",
-		"line 10: setting", "line 11: bad escape", "line 12: ", "no story"} {
+		"line 10: setting", "line 11: bad escape", "line 12: ", "line 15: refuse races", "no story"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in:\n%v", want, err)
 		}
 	}
-	if n := strings.Count(err.Error(), "\n") + 1; n != 12 {
+	if n := strings.Count(err.Error(), "\n") + 1; n != 13 {
 		t.Errorf("%d faults in:\n%v", n, err)
 	}
 }
