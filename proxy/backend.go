@@ -36,6 +36,7 @@ type Backend struct {
 // says nothing gets a part of the time only, if there is another one to try.
 func (s *Session) dial(ctx context.Context, m *backend.Member, account *directory.Account, creds *auth.Credentials) (*Backend, error) {
 	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), ServerName: s.identity.Name}
+	info.Near, _ = s.nc.(*splice.Sock)
 	b := &Backend{Account: *account, session: s, member: m, creds: creds}
 	if s.state.Dial != nil {
 		nc, err := s.state.Dial(ctx, m, s.Service(), info)

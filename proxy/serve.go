@@ -26,7 +26,7 @@ func (srv *Server) ServeConn(nc net.Conn, l Listener) {
 // serve is a session's goroutine, from the accepted connection to the hand-over or the end.
 func (srv *Server) serve(nc net.Conn, l Listener) {
 	s := &Session{server: srv, state: srv.state.Load(), listener: l, nc: nc, began: time.Now()}
-	s.peer, s.local = addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
+	s.peer, s.local = ends(nc)
 	s.record = &Record{server: srv, service: l.Service, began: s.began}
 	s.record.session.Store(s)
 	nc.SetDeadline(s.began.Add(s.state.limits.LoginTimeout))
@@ -173,6 +173,15 @@ func (srv *Server) handOver(s *Session) {
 	if rec.kicked.Load() { // in between
 		pair.Close()
 	}
+}
+
+// ends are who connects, and what was connected to.
+func ends(nc net.Conn) (peer, local netip.AddrPort) {
+	if sock, ok := nc.(*splice.Sock); ok {
+		local, peer = sock.Addrs()
+		return peer, local
+	}
+	return addrPort(nc.RemoteAddr()), addrPort(nc.LocalAddr())
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

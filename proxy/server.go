@@ -105,9 +105,7 @@ func New(parts Parts) (*Server, error) {
 	}
 	srv.state.Store(state)
 	srv.slots = newSlots(state.limits.Sessions)
-	if srv.pump, err = splice.New(state.relay()); err != nil {
-		return nil, err
-	}
+	srv.pump = splice.New(state.relay())
 	srv.workers.next = make(chan accepted)
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	return srv, nil

@@ -122,7 +122,7 @@ func (m *Member) askAgent(ctx context.Context, e *effective) {
 func (m *Member) agentLine(ctx context.Context, e *effective) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.Check.Timeout)
 	defer cancel()
-	conn, err := m.connect(ctx, e, uint16(e.Check.AgentPort), 0)
+	conn, err := m.connect(ctx, nil, e, uint16(e.Check.AgentPort), 0)
 	if err != nil {
 		return "", fmt.Errorf("agent: %w", err)
 	}

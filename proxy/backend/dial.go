@@ -24,6 +24,7 @@ type DialInfo struct {
 	SessionID  string               // goes into the unique id of a v2 header
 	TLS        *tls.ConnectionState // of the client's leg, nil in the clear
 	ServerName string               // the TLS server name (SNI) that the client asked for, "" if none
+	Near       *splice.Sock         // the client's connection, if its bytes are going to be relayed
 }
 
 // The connection to a member is found dead userTimeout after the last answer, whether bytes are under way or not: then
@@ -50,7 +51,7 @@ func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*splice.
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", m, err)
 	}
-	conn, err := m.connect(ctx, e, e.ports[i], e.local.ports[i])
+	conn, err := m.connect(ctx, d.Near, e, e.ports[i], e.local.ports[i])
 	turn.release()
 	if err == nil {
 		if err = writeHeader(conn, e, d); err == nil {
@@ -107,9 +108,9 @@ func (m *Member) turn(ctx context.Context, i int) (*turns, error) {
 
 // connect tries the member's addresses, one after the other. Where one is that of our own listener, the backend behind it
 // is at the port local, or nowhere if that is 0.
-func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) (*splice.Sock, error) {
+func (m *Member) connect(ctx context.Context, near *splice.Sock, e *effective, port, local uint16) (*splice.Sock, error) {
 	if e.address.name == "" {
-		return m.connectTo(ctx, e, netip.AddrPortFrom(e.address.ip, port), local)
+		return m.connectTo(ctx, near, e, netip.AddrPortFrom(e.address.ip, port), local)
 	}
 	addrs, err := m.lookup(ctx, e.address.name)
 	if err != nil {
@@ -117,7 +118,7 @@ func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) 
 	}
 	var errs []error
 	for _, a := range addrs {
-		conn, err := m.connectTo(ctx, e, netip.AddrPortFrom(a, port), local)
+		conn, err := m.connectTo(ctx, near, e, netip.AddrPortFrom(a, port), local)
 		if err == nil {
 			if len(addrs) > 1 {
 				m.resolved.answered(a)
@@ -134,7 +135,7 @@ func (m *Member) connect(ctx context.Context, e *effective, port, local uint16) 
 
 // connectTo connects to one address. It costs the system calls of the socket and its options, and no goroutine or timer
 // of its own.
-func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort, local uint16) (*splice.Sock, error) {
+func (m *Member) connectTo(ctx context.Context, near *splice.Sock, e *effective, to netip.AddrPort, local uint16) (*splice.Sock, error) {
 	if m.table.self(to) {
 		if local == 0 {
 			return nil, fmt.Errorf("%w: %s", ErrLoop, to)
@@ -147,7 +148,7 @@ func (m *Member) connectTo(ctx context.Context, e *effective, to netip.AddrPort,
 	if from := e.source(to.Addr()); from.IsValid() {
 		prepare = func(fd int) error { return bound(fd, from) }
 	}
-	return splice.Dial(ctx, to, time.Now().Add(e.ConnectTimeout), prepare)
+	return splice.Dial(ctx, near, to, time.Now().Add(e.ConnectTimeout), prepare)
 }
 
 // self says whether an address is that of our own listener.
@@ -222,7 +223,7 @@ func bound(fd int, from netip.Addr) error {
 // reachMember connects for a check. It takes no turn: one check of a member runs at a time.
 func reachMember(ctx context.Context, m *Member, service int) (net.Conn, error) {
 	e := m.settings.Load()
-	conn, err := m.connect(ctx, e, e.ports[service], e.local.ports[service])
+	conn, err := m.connect(ctx, nil, e, e.ports[service], e.local.ports[service])
 	if err != nil {
 		return nil, err
 	}

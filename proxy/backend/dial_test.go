@@ -22,11 +22,7 @@ import (
 
 func TestDialSetsTheSocketUp(t *testing.T) {
 	c := dial(t, member(t, serve(t, saysNothing).address, Settings{}, Options{}), DialInfo{})
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = raw.Control(func(fd uintptr) {
+	err := c.Control(func(fd int) {
 		for _, o := range []struct {
 			name              string
 			level, opt, value int
@@ -37,7 +33,7 @@ func TestDialSetsTheSocketUp(t *testing.T) {
 			{"TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 20},
 			{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 120000},
 		} {
-			if got, err := unix.GetsockoptInt(int(fd), o.level, o.opt); err != nil || got != o.value {
+			if got, err := unix.GetsockoptInt(fd, o.level, o.opt); err != nil || got != o.value {
 				t.Errorf("%s is %d (%v), want %d", o.name, got, err, o.value)
 			}
 		}
@@ -492,12 +488,8 @@ func BenchmarkDial(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		raw, err := c.SyscallConn()
-		if err != nil {
-			b.Fatal(err)
-		}
-		raw.Control(func(fd uintptr) { // no port is left in TIME_WAIT
-			unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		c.Control(func(fd int) { // no port is left in TIME_WAIT
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		})
 		c.Close()
 	}

@@ -1,12 +1,16 @@
-// Package splice is the relay: it moves bytes between the two legs of a session after the hand-over.
+// Package splice holds the connections of sessions: it accepts and dials them, waits for them, and, after the hand-over,
+// relays between the two legs.
 //
 // Most mail sessions are idle most of the time, so what counts is what an idle pair holds. Here that is two
-// descriptors, one small record and, under TLS, the cipher states: no goroutine, no buffer, no pipe. The descriptors are
-// taken away from Go's network poller and put into an epoll instance of the relay's own, edge-triggered. A few pollers,
-// one for each processor, wait for all pairs; the epoll instances themselves are waited for through Go's poller, so that
-// no thread is blocked.
+// descriptors, one small record and, under TLS, the cipher states: no goroutine, no buffer, no pipe. A few pollers, one
+// for each processor, wait for all descriptors, each by an epoll instance, edge-triggered; the epoll instances themselves
+// are waited for through Go's network poller, so that no thread is blocked.
 //
-// When bytes come, a poller moves them:
+// Before the hand-over a Sock is a net.Conn: the session's goroutine sleeps in Read until the poller wakes it. At the
+// hand-over the poller is told that the descriptor is the Pair's from now on. That is all: the descriptor stays
+// where it is, with whatever has come meanwhile.
+//
+// When bytes come for a pair, the poller moves them itself:
 //
 //   - A small exchange goes through the poller's one scratch buffer: one read, one write. A read that comes back short
 //     has emptied the socket; there is no second one to be told so.

@@ -67,11 +67,21 @@ func (a *Acceptor) Accept() (*Sock, error) {
 	})
 	switch {
 	case err != nil:
-		return nil, opError("accept", waited(err))
+		return nil, opError("accept", net.ErrClosed)
 	case failed != nil:
 		return nil, opError("accept", os.NewSyscallError("accept4", failed))
 	}
-	return own(fd, a.local, peer)
+	b, err := somePoller()
+	if err != nil {
+		closeFD(fd)
+		return nil, err
+	}
+	s, err := newSock(fd, b, false)
+	if err != nil {
+		return nil, err
+	}
+	s.local, s.remote = a.local, peer
+	return s, nil
 }
 
 // accept is accept4(2). Connections that are gone again are passed over (accept(2), "Error handling").
@@ -91,26 +101,16 @@ func accept(l int) (fd int, peer netip.AddrPort, err error) {
 	}
 }
 
-// own makes a Sock of a descriptor, which does not block.
-func own(fd int, local, remote netip.AddrPort) (*Sock, error) {
-	s, err := newSock(os.NewFile(uintptr(fd), "tcp"))
-	if err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	s.open.local, s.open.remote = local, remote
-	return s, nil
-}
-
 // Dial connects to an address until deadline, or until ctx ends. prepare, if there is one, sets what is to be set on the
 // socket before it connects, and may bind it; without a bind the port is left to connect, which finds one that is free
-// for this destination.
-func Dial(ctx context.Context, to netip.AddrPort, deadline time.Time, prepare func(fd int) error) (*Sock, error) {
+// for this destination. near, if there is one, is the connection that this one is going to be relayed to: the same poller
+// serves both.
+func Dial(ctx context.Context, near *Sock, to netip.AddrPort, deadline time.Time, prepare func(fd int) error) (*Sock, error) {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
 	for tries := 0; ; tries++ {
-		s, err := dial(ctx, to, deadline, prepare)
+		s, err := dial(ctx, near, to, deadline, prepare)
 		// On the loopback the system may choose the very port that is dialed: then a socket is connected to itself.
-		if err == nil && to.Port() >= 1024 && tries < 3 && s.open.name(&s.open.local, unix.Getsockname) == to {
+		if err == nil && to.Port() >= 1024 && tries < 3 && name(unix.SYS_GETSOCKNAME, s.fd) == to {
 			s.Close()
 			continue
 		}
@@ -121,64 +121,92 @@ func Dial(ctx context.Context, to netip.AddrPort, deadline time.Time, prepare fu
 	}
 }
 
-func dial(ctx context.Context, to netip.AddrPort, deadline time.Time, prepare func(fd int) error) (*Sock, error) {
+func dial(ctx context.Context, near *Sock, to netip.AddrPort, deadline time.Time, prepare func(fd int) error) (*Sock, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	family, sa := toSockaddr(to)
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if errno != 0 {
-		return nil, os.NewSyscallError("socket", errno)
-	}
-	if prepare != nil {
-		if err := prepare(int(fd)); err != nil {
-			unix.Close(int(fd))
-			return nil, err
-		}
-	}
-	if done, err := sa.connect(fd); done && err != nil {
-		unix.Close(int(fd))
-		return nil, os.NewSyscallError("connect", err)
-	}
-	s, err := own(int(fd), netip.AddrPort{}, to)
+	b, err := pollerNear(near)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.connected(ctx, &sa, deadline); err != nil {
-		s.Close()
+	family, sa := toSockaddr(to)
+	n, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	if errno != 0 {
+		return nil, os.NewSyscallError("socket", errno)
+	}
+	fd := int(n)
+	if prepare != nil {
+		if err := prepare(fd); err != nil {
+			closeFD(fd)
+			return nil, err
+		}
+	}
+	done, err := sa.connect(fd)
+	if !done { // a near peer has answered by now
+		done, err = sa.connect(fd)
+	}
+	if err != nil {
+		closeFD(fd)
+		return nil, os.NewSyscallError("connect", err)
+	}
+	s, err := newSock(fd, b, !done)
+	if err != nil {
 		return nil, err
+	}
+	s.remote = to
+	if !done {
+		if err := s.connected(ctx, &sa, deadline); err != nil {
+			s.Close()
+			return nil, err
+		}
 	}
 	return s, nil
 }
 
-// connected waits until the connection stands. The first look comes after the descriptor was registered with Go's poller,
-// so that no event is missed; on a near network it is the last one.
+func pollerNear(s *Sock) (*poller, error) {
+	if s != nil {
+		return s.poller, nil
+	}
+	return somePoller()
+}
+
+// connected waits until the connection stands.
 func (s *Sock) connected(ctx context.Context, sa *sockaddr, deadline time.Time) error {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	if err := s.SetWriteDeadline(deadline); err != nil {
+	s.SetWriteDeadline(deadline)
+	if ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() { s.SetWriteDeadline(time.Unix(1, 0)) })()
+	}
+	if err := s.connect(sa); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return err
 	}
-	if ctx.Done() != nil {
-		socket := s.open.socket
-		defer context.AfterFunc(ctx, func() { socket.SetWriteDeadline(time.Unix(1, 0)) })()
-	}
-	var failed error
-	err := s.open.raw.Write(func(fd uintptr) bool {
-		done, err := sa.connect(fd)
-		failed = err
-		return done
-	})
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		return waited(err)
-	case failed != nil:
-		return os.NewSyscallError("connect", failed)
-	}
 	return s.SetWriteDeadline(time.Time{})
+}
+
+func (s *Sock) connect(sa *sockaddr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if err := s.refused(&s.out); err != nil {
+			return err
+		}
+		if s.writable {
+			done, err := sa.connect(s.fd)
+			if err != nil {
+				return os.NewSyscallError("connect", err)
+			}
+			if done {
+				return nil
+			}
+			s.writable = false
+		}
+		s.wait(&s.out)
+	}
 }
 
 // sockaddr is an address as connect(2) takes it.
@@ -224,12 +252,12 @@ func SetOption(fd, level, option, value int) error {
 
 // connect is connect(2), again and again until it is done: while a connection is being made it says EALREADY, then once
 // 0 or what went wrong.
-func (sa *sockaddr) connect(fd uintptr) (done bool, err error) {
+func (sa *sockaddr) connect(fd int) (done bool, err error) {
 	at := unsafe.Pointer(&sa.v4)
 	if sa.size == unsafe.Sizeof(sa.v6) {
 		at = unsafe.Pointer(&sa.v6)
 	}
-	switch _, _, errno := unix.RawSyscall(unix.SYS_CONNECT, fd, uintptr(at), sa.size); errno {
+	switch _, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(at), sa.size); errno {
 	case 0, unix.EISCONN:
 		return true, nil
 	case unix.EINPROGRESS, unix.EALREADY, unix.EINTR:
@@ -256,14 +284,14 @@ func fromRaw(sa *unix.RawSockaddrAny) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(zoned(netip.AddrFrom16(sa.Addr).Unmap(), sa.ZoneId), uint16(sa.Port))
+// name is getsockname(2) or getpeername(2).
+func name(call uintptr, fd int) netip.AddrPort {
+	var sa unix.RawSockaddrAny
+	size := uint32(unsafe.Sizeof(sa))
+	if _, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size))); errno != 0 {
+		return netip.AddrPort{}
 	}
-	return netip.AddrPort{}
+	return fromRaw(&sa)
 }
 
 func zoned(a netip.Addr, scope uint32) netip.Addr {

@@ -11,14 +11,15 @@ import (
 
 // end is one leg of a pair.
 type end struct {
-	fd       int
-	tls      *tls.Conn // nil on a plain leg
-	sock     *Sock     // nil on a plain leg
-	readable bool      // as far as is known; a read tells
-	hup      bool      // the peer has sent its FIN: a short read is not the end
-	blocked  bool      // a write came back short; epoll will say when there is room
-	watchOut bool      // epoll is asked for room
-	gone     bool      // closed
+	fd         int
+	generation int32
+	tls        *tls.Conn // nil on a plain leg
+	sock       *Sock     // nil on a plain leg
+	readable   bool      // as far as is known; a read tells
+	hup        bool      // the peer has sent its FIN: a short read is not the end
+	blocked    bool      // a write came back short; epoll will say when there is room
+	watchOut   bool      // epoll is asked for room
+	gone       bool      // closed
 }
 
 // flow is one direction of a pair.
@@ -35,9 +36,10 @@ type flow struct {
 // Pair is two legs whose bytes are relayed. Its methods may be called at any time, from any goroutine.
 type Pair struct {
 	mu              sync.Mutex
+	self            watcher // this Pair
 	pump            *Pump
-	poller          *poller
-	gate            *Gate // nil without one
+	poller          *poller // which both descriptors are registered with
+	gate            *Gate   // nil without one
 	client, backend end
 	up, down        flow  // client to backend, backend to client
 	last            int64 // when a byte moved, in the pump's seconds
@@ -48,6 +50,45 @@ type Pair struct {
 	reason          Reason
 	done            Ended
 	closeCopy       func() // set where goroutines relay, and end the pair
+}
+
+// event takes an event for what it is, a hint: only reading and writing tells. A stale one does no harm.
+func (p *Pair) event(b *poller, fd int, generation int32, what uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := &p.backend
+	if fd == p.client.fd {
+		e = &p.client
+	}
+	if p.ended || e.generation != generation {
+		return
+	}
+	if what&^unix.EPOLLOUT != 0 {
+		e.readable = true
+		e.hup = e.hup || what&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
+		if e.sock != nil {
+			e.sock.drained, e.sock.hup = false, e.hup
+		}
+	}
+	if what&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		e.blocked = false
+	}
+	if p.lost && e.hup {
+		p.end(ClientClosed)
+		return
+	}
+	p.run(b)
+}
+
+// watch asks for an event when there is room to write, which is at once where there is.
+func (p *Pair) watch(e *end) {
+	if e.watchOut {
+		return
+	}
+	e.watchOut = true
+	if err := p.poller.change(e.fd, e.generation, true); err != nil && !p.ended {
+		p.end(Failed)
+	}
 }
 
 // budget is how many buffers a pair may move before others have their turn.
@@ -189,7 +230,7 @@ func (p *Pair) drain(b *poller, f *flow, dst *end) bool {
 	}
 	if !dst.idleOut() || len(f.pending) > 0 || f.pipe != nil && f.pipe.n > 0 {
 		if dst.blocked {
-			p.watch(b, dst)
+			p.watch(dst)
 			return false
 		}
 		if err := p.push(f, dst); err != nil {
@@ -197,7 +238,7 @@ func (p *Pair) drain(b *poller, f *flow, dst *end) bool {
 			return false
 		}
 		if dst.blocked {
-			p.watch(b, dst)
+			p.watch(dst)
 			return false
 		}
 	}

@@ -1,26 +1,24 @@
 package splice
 
 import (
+	"fmt"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// poller moves the bytes of its share of the pairs, one at a time.
+// poller waits for its share of the descriptors, and moves the bytes of the pairs among them, one pair at a time.
 type poller struct {
-	pump  *Pump
-	begin sync.Once // of run
-	file  *os.File  // the epoll instance, which Go's own poller waits for
-	raw   syscall.RawConn
-	epfd  int
+	raw  syscall.RawConn // the epoll instance, which Go's own poller waits for
+	epfd int
 
-	mu    sync.Mutex
-	table map[int]*Pair // by descriptor, two entries for each pair
-
-	now     int64 // the pump's clock, once for each batch of events
+	now     int64 // of clock, once for each batch of events
 	later   []*Pair
 	turn    []*Pair
 	scratch []byte
@@ -33,7 +31,35 @@ type poller struct {
 // spare is how many unused pipes a poller keeps.
 const spare = 8
 
-func newPoller(p *Pump) (*poller, error) {
+// pollers are those of this process, one for each processor. They run from the first socket on, as long as the process
+// does: connections in memory, inside a test's bubble, never need them.
+var pollers = sync.OnceValues(func() ([]*poller, error) {
+	var list []*poller
+	for range runtime.GOMAXPROCS(0) {
+		b, err := newPoller()
+		if err != nil {
+			return nil, fmt.Errorf("start waiting for connections: %w", err)
+		}
+		list = append(list, b)
+	}
+	for _, b := range list {
+		go b.run()
+	}
+	return list, nil
+})
+
+var nextPoller atomic.Uint32
+
+// somePoller is the next one in turn.
+func somePoller() (*poller, error) {
+	list, err := pollers()
+	if err != nil {
+		return nil, err
+	}
+	return list[nextPoller.Add(1)%uint32(len(list))], nil
+}
+
+func newPoller() (*poller, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -48,10 +74,10 @@ func newPoller(p *Pump) (*poller, error) {
 		file.Close()
 		return nil, err
 	}
-	return &poller{pump: p, file: file, raw: raw, epfd: epfd, table: map[int]*Pair{}, scratch: make([]byte, scratchSize)}, nil
+	return &poller{raw: raw, epfd: epfd, scratch: make([]byte, scratchSize)}, nil
 }
 
-// run is the poller's goroutine. It ends when the epoll instance is closed.
+// run is the poller's goroutine.
 //
 // All its work is done inside one call of Read, whose function is called when there are events and says each time that
 // it wants more. An event that comes while it works is remembered by Go's poller, so that nothing is asked for twice.
@@ -60,24 +86,18 @@ func (b *poller) run() {
 	b.raw.Read(func(fd uintptr) bool {
 		for more := true; more; {
 			n := wait(int(fd), events)
-			b.now = b.pump.now()
+			b.now = clock()
 			for i := range events[:n] {
-				b.handle(&events[i])
+				fd := int(events[i].Fd)
+				if w := watched.get(fd); w != nil {
+					w.event(b, fd, events[i].Pad, events[i].Events)
+				}
 			}
 			b.takeTurns()
 			more = n == len(events) || len(b.later) > 0
 		}
 		return false
 	})
-	for _, p := range b.pairs() {
-		p.Close()
-	}
-	b.pipeMu.Lock()
-	defer b.pipeMu.Unlock()
-	for _, p := range b.pipes {
-		p.close()
-	}
-	b.pipes = nil
 }
 
 // wait asks for events without waiting for them.
@@ -94,40 +114,6 @@ func wait(epfd int, events []unix.EpollEvent) int {
 	}
 }
 
-// handle takes an event for what it is, a hint: only reading and writing tells. A stale one does no harm.
-func (b *poller) handle(ev *unix.EpollEvent) {
-	b.mu.Lock()
-	p := b.table[int(ev.Fd)]
-	b.mu.Unlock()
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ended {
-		return
-	}
-	e := &p.backend
-	if int(ev.Fd) == p.client.fd {
-		e = &p.client
-	}
-	if ev.Events&^unix.EPOLLOUT != 0 {
-		e.readable = true
-		e.hup = e.hup || ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
-		if e.sock != nil {
-			e.sock.drained, e.sock.hup = false, e.hup
-		}
-	}
-	if ev.Events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		e.blocked = false
-	}
-	if p.lost && e.hup {
-		p.end(ClientClosed)
-		return
-	}
-	p.run(b)
-}
-
 // takeTurns goes on with the pairs that were put off.
 func (b *poller) takeTurns() {
 	b.turn, b.later = b.later, b.turn[:0]
@@ -140,61 +126,30 @@ func (b *poller) takeTurns() {
 	}
 }
 
-// add begins to watch a pair, which is locked. Where something is to be done already (bytes read ahead, or lying in
-// TLS), it asks for room to write as well, which is an event at once.
-func (b *poller) add(p *Pair) {
-	b.mu.Lock()
-	b.table[p.client.fd], b.table[p.backend.fd] = p, p
-	b.mu.Unlock()
-	for _, e := range [...]*end{&p.client, &p.backend} {
-		p.watchOn(b, e, unix.EPOLL_CTL_ADD, len(p.up.pending)+len(p.down.pending) > 0 || e.tls != nil)
-	}
+// register begins to wait for a descriptor, edge-triggered; for room to write as well if out is set, which is an event at
+// once where there is room. change asks for something else from then on.
+func (b *poller) register(fd int, generation int32, out bool) error {
+	return b.control(unix.EPOLL_CTL_ADD, fd, generation, out)
 }
 
-// watch asks for an event when there is room to write again.
-func (p *Pair) watch(b *poller, e *end) {
-	if !e.watchOut {
-		p.watchOn(b, e, unix.EPOLL_CTL_MOD, true)
-	}
+func (b *poller) change(fd int, generation int32, out bool) error {
+	return b.control(unix.EPOLL_CTL_MOD, fd, generation, out)
 }
 
-func (p *Pair) watchOn(b *poller, e *end, op int, out bool) {
-	ev := unix.EpollEvent{Fd: int32(e.fd), Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET}
+func (b *poller) control(op, fd int, generation int32, out bool) error {
+	ev := unix.EpollEvent{Fd: int32(fd), Pad: generation, Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET}
 	if out {
 		ev.Events |= unix.EPOLLOUT
-		e.watchOut = true
 	}
-	if err := unix.EpollCtl(b.epfd, op, e.fd, &ev); err != nil && !p.ended {
-		p.end(Failed)
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(b.epfd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	if errno != 0 {
+		return os.NewSyscallError("epoll_ctl", errno)
 	}
+	return nil
 }
 
-// remove stops watching both legs; closing them takes them out of the epoll instance.
-func (b *poller) remove(p *Pair) {
-	b.forget(p.client.fd)
-	b.forget(p.backend.fd)
-}
-
-func (b *poller) forget(fd int) {
-	b.mu.Lock()
-	delete(b.table, fd)
-	b.mu.Unlock()
-}
-
-// pairs lists the pairs there are.
-func (b *poller) pairs() []*Pair {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	list := make([]*Pair, 0, len(b.table)/2)
-	for fd, p := range b.table {
-		if fd == p.client.fd {
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-func (b *poller) stop() { b.file.Close() }
+// forget stops waiting for a descriptor that stays open.
+func (b *poller) forget(fd int) { b.control(unix.EPOLL_CTL_DEL, fd, 0, false) }
 
 // borrowPipe gives a flow a pipe, unless all are in use.
 func (b *poller) borrowPipe(f *flow) bool {
@@ -236,3 +191,8 @@ func (b *poller) returnPipe(f *flow) {
 	p.close()
 	b.open--
 }
+
+var began = time.Now()
+
+// clock is the seconds since this process began.
+func clock() int64 { return int64(time.Since(began) / time.Second) }

@@ -2,9 +2,7 @@ package splice
 
 import (
 	"crypto/tls"
-	"fmt"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,31 +65,21 @@ const unsolicited = 5
 
 // Pump relays pairs. It is safe for use by many goroutines.
 type Pump struct {
-	cfg     atomic.Pointer[Config]
-	pollers []*poller
-	next    atomic.Uint32
-	began   time.Time
-	active  atomic.Int64
-	done    chan struct{}
-	wg      sync.WaitGroup
-	once    sync.Once
+	cfg    atomic.Pointer[Config]
+	active atomic.Int64
+	done   chan struct{}
+	wg     sync.WaitGroup // pairs and goroutines
+
+	mu     sync.Mutex
+	closed bool
 }
 
-// New starts a Pump with one poller for each processor, which waits for its first pair of sockets to run: connections in
-// memory, inside a test's bubble, never need it. Close it to give its descriptors back.
-func New(cfg Config) (*Pump, error) {
-	p := &Pump{began: time.Now(), done: make(chan struct{})}
+// New makes a Pump. Close it to end its pairs.
+func New(cfg Config) *Pump {
+	p := &Pump{done: make(chan struct{})}
 	p.cfg.Store(&cfg)
-	for range runtime.GOMAXPROCS(0) {
-		b, err := newPoller(p)
-		if err != nil {
-			p.Close()
-			return nil, fmt.Errorf("start the relay: %w", err)
-		}
-		p.pollers = append(p.pollers, b)
-	}
 	p.wg.Go(p.sweep)
-	return p, nil
+	return p
 }
 
 // Configure changes the time limits, for the pairs there are as well.
@@ -100,24 +88,49 @@ func (p *Pump) Configure(cfg Config) { p.cfg.Store(&cfg) }
 // Active is the number of pairs.
 func (p *Pump) Active() int { return int(p.active.Load()) }
 
-// Close ends all pairs and waits until their connections are closed. Connections without a descriptor are relayed by
-// goroutines of their own, which have ended then too.
+// Close ends all pairs and waits until their connections are closed and their ends are told.
 func (p *Pump) Close() {
-	p.once.Do(func() {
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
 		close(p.done)
-		for _, b := range p.pollers {
-			b.stop()
-		}
-	})
+	}
+	p.mu.Unlock()
+	for _, pair := range watched.pairs(p) {
+		pair.Close()
+	}
 	p.wg.Wait()
+}
+
+// enter counts a pair, unless the Pump is closed.
+func (p *Pump) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.wg.Add(1)
+	p.active.Add(1)
+	return true
+}
+
+func (p *Pump) leave() {
+	p.active.Add(-1)
+	p.wg.Done()
 }
 
 // Start relays between two legs from now on, and owns their connections. What was read ahead is passed on first. It
 // returns at once; done is told of the end, possibly before Start returns.
 func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
-	p.active.Add(1)
-	b := p.pollers[p.next.Add(1)%uint32(len(p.pollers))]
-	pair := &Pair{pump: p, poller: b, done: done, last: p.now(), lastUp: p.now(), gate: backend.Gate}
+	pair := &Pair{pump: p, done: done, last: clock(), gate: backend.Gate}
+	pair.self, pair.lastUp = pair, pair.last
+	if !p.enter() {
+		pair.ended = true
+		client.Conn.Close()
+		backend.Conn.Close()
+		done.Ended(Result{Reason: Closed})
+		return pair
+	}
 	cs, ok1 := client.Conn.(*Sock)
 	bs, ok2 := backend.Conn.(*Sock)
 	if !ok1 || !ok2 {
@@ -126,7 +139,8 @@ func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 	}
 	pair.mu.Lock()
 	defer pair.mu.Unlock()
-	if !pair.client.take(cs, client.TLS) || !pair.backend.take(bs, backend.TLS) {
+	pair.poller = cs.poller
+	if !pair.client.take(pair, cs, client.TLS) || !pair.backend.take(pair, bs, backend.TLS) {
 		cs.Close()
 		bs.Close()
 		pair.end(Failed)
@@ -134,24 +148,39 @@ func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 	}
 	pair.up.ahead(client.Ahead)
 	pair.down.ahead(backend.Ahead)
-	b.begin.Do(func() { p.wg.Go(b.run) })
-	b.add(pair)
+	pair.begin()
 	return pair
 }
 
-// take moves a connection into the end's hands.
-func (e *end) take(s *Sock, t *tls.Conn) bool {
+// begin has the poller do what is to be done already: pass on what was read ahead, or lies in TLS, where no event tells of
+// it. Room to write is an event at once.
+func (p *Pair) begin() {
+	select {
+	case <-p.pump.done: // since Start looked: Close may have missed this pair
+		p.end(Closed)
+		return
+	default:
+	}
+	if p.client.readable || p.backend.readable || len(p.up.pending)+len(p.down.pending) > 0 {
+		e := &p.client
+		e.watchOut = true
+		if err := p.poller.change(e.fd, e.generation, true); err != nil {
+			p.end(Failed)
+		}
+	}
+}
+
+// take moves a connection into the end's hands, and to the pair's poller. The pair is locked.
+func (e *end) take(p *Pair, s *Sock, t *tls.Conn) bool {
 	e.fd = -1
-	fd, err := s.take()
-	if err != nil {
+	if !s.take(p, e) {
 		return false
 	}
-	e.fd, e.tls = fd, t
+	e.tls = t
 	if t != nil {
 		e.sock = s
+		e.readable = true
 	}
-	// Bytes may lie in TLS already, where no event tells of them; and what came behind a PROXY header in the Sock.
-	e.readable = t != nil
 	return true
 }
 
@@ -182,13 +211,12 @@ func (p *Pair) end(r Reason) {
 	}
 	p.ended = true
 	p.because(r)
-	p.poller.remove(p)
 	p.client.close()
 	p.backend.close()
 	p.up.drop(p.poller)
 	p.down.drop(p.poller)
-	p.pump.active.Add(-1)
 	p.done.Ended(Result{Up: p.up.bytes, Down: p.down.bytes, Reason: p.reason})
+	p.pump.leave()
 }
 
 func (e *end) close() {
@@ -202,7 +230,7 @@ func (e *end) close() {
 		e.sock.queue = nil
 	}
 	e.tls = nil
-	closeFD(e.fd)
+	closeWatched(e.fd)
 }
 
 // keepClient lets go of a lost backend, and of the client only some time later, if so many are lost that they should not
@@ -217,7 +245,6 @@ func (p *Pair) keepClient(b *poller) bool {
 	}
 	p.lost = true
 	p.up.eof, p.up.shut = true, true
-	b.forget(p.backend.fd)
 	p.backend.close()
 	time.AfterFunc(wait, func() {
 		p.mu.Lock()
@@ -226,9 +253,6 @@ func (p *Pair) keepClient(b *poller) bool {
 	})
 	return true
 }
-
-// now is a clock of whole seconds.
-func (p *Pump) now() int64 { return int64(time.Since(p.began) / time.Second) }
 
 // sweepEvery is how often idle pairs are looked for.
 const sweepEvery = 5 * time.Second
@@ -244,10 +268,8 @@ func (p *Pump) sweep() {
 		case <-tick.C:
 		}
 		cfg := p.cfg.Load()
-		for _, b := range p.pollers {
-			for _, pair := range b.pairs() {
-				pair.endIfIdle(cfg, p.now())
-			}
+		for _, pair := range watched.pairs(p) {
+			pair.endIfIdle(cfg, clock())
 		}
 	}
 }

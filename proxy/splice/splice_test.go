@@ -41,10 +41,7 @@ func receive[T any](t testing.TB, c chan T) (v T) {
 
 func newPump(t testing.TB) *Pump {
 	t.Helper()
-	p, err := New(Config{Idle: time.Hour, HalfClosed: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := New(Config{Idle: time.Hour, HalfClosed: time.Minute})
 	t.Cleanup(p.Close)
 	return p
 }
@@ -97,7 +94,10 @@ type halfCloser interface {
 func leg(t testing.TB, config *tls.Config, backend bool) (Leg, halfCloser) {
 	t.Helper()
 	near, far := tcpPair(t)
-	sock := NewSock(near)
+	sock, err := NewSock(near)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if config == nil {
 		return Leg{Conn: sock}, far
 	}
@@ -297,11 +297,11 @@ func TestIdle(t *testing.T) {
 	pair := p.Start(cl, bl, r)
 	io.WriteString(client, "x")
 	cfg := &Config{Idle: 10 * time.Second, HalfClosed: 10 * time.Second}
-	pair.endIfIdle(cfg, p.now()+9)
+	pair.endIfIdle(cfg, clock()+9)
 	if p.Active() != 1 {
 		t.Fatal("ended too early")
 	}
-	pair.endIfIdle(cfg, p.now()+11)
+	pair.endIfIdle(cfg, clock()+11)
 	if res := r.wait(t); res.Reason != Idle {
 		t.Errorf("%+v", res)
 	}
@@ -358,10 +358,8 @@ func TestNothingHeld(t *testing.T) {
 	for _, r := range reports {
 		r.wait(t)
 	}
-	for _, b := range p.pollers {
-		if len(b.pairs()) != 0 || len(b.table) != 0 {
-			t.Error("a poller still watches a closed pair")
-		}
+	if n := len(watched.pairs(p)); n != 0 {
+		t.Errorf("%d closed pairs are still watched", n)
 	}
 }
 

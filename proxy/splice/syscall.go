@@ -17,6 +17,12 @@ func rawIO(call uintptr, fd int, p []byte) (int, error) {
 	return int(n), nil
 }
 
+// closeWatched closes a descriptor that pollers wait for, which they stop to do.
+func closeWatched(fd int) {
+	watched.set(fd, nil)
+	closeFD(fd)
+}
+
 // closeFD and sendFIN are close(2) and shutdown(2) of a descriptor that does not linger, bare for the same reason.
 func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
