@@ -330,7 +330,7 @@ func (e *end) read(buf []byte) (int, error) {
 		}
 		return n, err
 	}
-	n, err := readFD(e.fd, buf)
+	n, err := recv(e.fd, buf)
 	switch {
 	case err == unix.EAGAIN:
 		return 0, wouldBlock{}
@@ -354,7 +354,7 @@ func (e *end) write(b []byte) (rest []byte, err error) {
 		}
 		return nil, e.flush()
 	}
-	n, err := writeFD(e.fd, b)
+	n, err := send(e.fd, b, 0)
 	if err == unix.EAGAIN {
 		n, err = 0, nil
 	}
@@ -373,7 +373,7 @@ func (e *end) flush() error {
 	if e.idleOut() {
 		return nil
 	}
-	n, err := writeFD(e.fd, e.sock.queue)
+	n, err := send(e.fd, e.sock.queue, 0)
 	if err == unix.EAGAIN {
 		n, err = 0, nil
 	}

@@ -236,7 +236,7 @@ func (s *Sock) Read(p []byte) (int, error) {
 			return 0, opError("read", err)
 		}
 		if s.readable {
-			n, err := readFD(s.fd, p)
+			n, err := recv(s.fd, p)
 			s.readable = err == nil && n == len(p) || s.hup
 			switch {
 			case err == nil && n == 0:
@@ -258,7 +258,7 @@ func (s *Sock) readNow(p []byte) (int, error) {
 	if s.drained {
 		return 0, wouldBlock{}
 	}
-	n, err := readFD(s.fd, p)
+	n, err := recv(s.fd, p)
 	switch {
 	case err == unix.EAGAIN:
 		s.drained = true
@@ -290,7 +290,7 @@ func (s *Sock) Write(p []byte) (int, error) {
 			return sent, opError("write", err)
 		}
 		if s.writable {
-			n, err := writeFD(s.fd, p[sent:])
+			n, err := send(s.fd, p[sent:], 0)
 			if err != nil && err != unix.EAGAIN {
 				return sent, opError("write", err)
 			}
@@ -396,7 +396,7 @@ func (s *Sock) CloseGently(t *tls.Conn) {
 	sendFIN(s.fd)
 	buf := scratches.Get().(*[scratchSize]byte)
 	for got := 0; got < gentle; {
-		n, err := readFD(s.fd, buf[:])
+		n, err := recv(s.fd, buf[:])
 		if n <= 0 || err != nil {
 			break
 		}
@@ -479,25 +479,6 @@ func (s *Sock) take(p *Pair, e *end) bool {
 	e.fd, e.generation, e.readable, e.hup, e.watchOut = s.fd, s.generation, s.readable, s.hup, s.watchOut
 	watched.set(s.fd, &p.self)
 	return true
-}
-
-// readFD and writeFD are read(2) and write(2) on descriptors that never wait, so the scheduler need not be told of them.
-func readFD(fd int, p []byte) (int, error) {
-	for {
-		n, err := rawIO(unix.SYS_READ, fd, p)
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
-}
-
-func writeFD(fd int, p []byte) (int, error) {
-	for {
-		n, err := rawIO(unix.SYS_WRITE, fd, p)
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
 }
 
 var (

@@ -129,7 +129,7 @@ func kinds(t *testing.T, f func(t *testing.T, client, backend *tls.Config)) {
 	}
 }
 
-func send(t testing.TB, c net.Conn, seed uint64, size int) chan [32]byte {
+func sendAll(t testing.TB, c net.Conn, seed uint64, size int) chan [32]byte {
 	sum := make(chan [32]byte, 1)
 	go func() {
 		r := mrand.NewChaCha8([32]byte{byte(seed)})
@@ -181,7 +181,7 @@ func TestBothWays(t *testing.T) {
 			}
 		}
 		const size = 20 << 20
-		s1, s2 := send(t, client, 1, size), send(t, backend, 2, size)
+		s1, s2 := sendAll(t, client, 1, size), sendAll(t, backend, 2, size)
 		g1, g2 := take(t, backend, size), take(t, client, size)
 		if receive(t, s1) != receive(t, g1) || receive(t, s2) != receive(t, g2) {
 			t.Fatal("bytes were changed, lost or reordered")
