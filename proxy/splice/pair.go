@@ -16,7 +16,8 @@ type end struct {
 	tls        *tls.Conn // nil on a plain leg
 	sock       *Sock     // nil on a plain leg
 	readable   bool      // as far as is known; a read tells
-	hup        bool      // the peer has sent its FIN: a short read is not the end
+	hup        bool      // the peer has sent its FIN, or a reset: a short read is not the end
+	fin        bool      // it was a FIN
 	blocked    bool      // a write came back short; epoll will say when there is room
 	watchOut   bool      // epoll is asked for room
 	gone       bool      // closed
@@ -66,6 +67,7 @@ func (p *Pair) event(b *poller, fd int, generation int32, what uint32) {
 	if what&^unix.EPOLLOUT != 0 {
 		e.readable = true
 		e.hup = e.hup || what&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
+		e.fin = what&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) == unix.EPOLLRDHUP
 		if e.sock != nil {
 			e.sock.drained, e.sock.hup = false, e.hup
 		}
@@ -186,22 +188,26 @@ var errWrite = errors.New("write side is gone")
 
 // copy moves one buffer through the poller's scratch. What the other leg does not take waits in a buffer of the flow.
 func (p *Pair) copy(b *poller, f *flow, src, dst *end) error {
-	n, err := src.read(b.scratch)
-	if err != nil {
-		if _, ok := err.(wouldBlock); ok {
+	n, end := src.read(b.scratch)
+	if n == 0 {
+		if _, ok := end.(wouldBlock); ok {
 			src.readable, f.bulk = false, false
 			return nil
 		}
-		return err
+		return end
 	}
 	f.bulk = n == len(b.scratch)
 	f.bytes += int64(n)
-	rest, err := dst.write(b.scratch[:n])
+	last := end == io.EOF && (f == &p.up || p.solicited(b))
+	rest, err := dst.write(b.scratch[:n], last)
 	if len(rest) > 0 && err == nil {
 		f.store = scratches.Get().(*[scratchSize]byte)
 		f.pending = f.store[:copy(f.store[:], rest)]
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return end
 }
 
 // splice fills the flow's pipe from the source; drain empties it.
@@ -251,11 +257,11 @@ func (p *Pair) drain(b *poller, f *flow, dst *end) bool {
 
 // push writes once to each thing that waits, in order: records first, then the rest, then the pipe.
 func (p *Pair) push(f *flow, dst *end) error {
-	if err := dst.flush(); err != nil || dst.blocked {
+	if err := dst.flush(0); err != nil || dst.blocked {
 		return err
 	}
 	if len(f.pending) > 0 {
-		rest, err := dst.write(f.pending)
+		rest, err := dst.write(f.pending, false)
 		f.pending = rest
 		if err != nil || dst.blocked {
 			return err
@@ -289,11 +295,12 @@ func (p *Pair) finish(b *poller, f *flow, dst *end) {
 	sendFIN(dst.fd)
 }
 
-// sayGoodbye sends TLS's close_notify. If it does not fit now, the FIN says it too.
+// sayGoodbye sends TLS's close_notify, in one packet with the FIN that follows. If it does not fit now, the FIN says it
+// too.
 func (e *end) sayGoodbye() {
 	if e.tls != nil {
 		e.tls.CloseWrite()
-		e.flush()
+		e.flush(unix.MSG_MORE)
 	}
 }
 
@@ -321,14 +328,14 @@ func (p *Pair) because(r Reason) {
 	}
 }
 
-// read fills buf from the leg without waiting.
+// read fills buf from the leg without waiting. Where it knows that the end is behind these bytes it returns both.
 func (e *end) read(buf []byte) (int, error) {
 	if e.tls != nil {
 		n, err := e.tls.Read(buf)
 		if n > 0 {
 			return n, nil
 		}
-		return n, err
+		return 0, err
 	}
 	n, err := recv(e.fd, buf)
 	switch {
@@ -338,23 +345,35 @@ func (e *end) read(buf []byte) (int, error) {
 		return 0, err
 	case n == 0:
 		return 0, io.EOF
+	case n == len(buf):
+		return n, nil
+	case e.fin: // emptied, and nothing comes behind a FIN
+		return n, io.EOF
 	}
-	if n < len(buf) && !e.hup {
+	if !e.hup {
 		e.readable = false // emptied; the next byte is a new event
 	}
 	return n, nil
 }
 
 // write sends what the leg takes and returns the rest. On a TLS leg there is no rest: it waits as records in the Sock's
-// queue, and the flow is blocked by them as well.
-func (e *end) write(b []byte) (rest []byte, err error) {
+// queue, and the flow is blocked by them as well. The last bytes wait for the FIN, or what is sent otherwise, which has to
+// follow at once, so that all goes in one packet.
+func (e *end) write(b []byte, last bool) (rest []byte, err error) {
+	var flags uintptr
+	if last {
+		flags = unix.MSG_MORE
+	}
 	if e.tls != nil {
 		if _, err := e.tls.Write(b); err != nil {
 			return nil, errWrite
 		}
-		return nil, e.flush()
+		if last {
+			e.tls.CloseWrite()
+		}
+		return nil, e.flush(flags)
 	}
-	n, err := send(e.fd, b, 0)
+	n, err := send(e.fd, b, flags)
 	if err == unix.EAGAIN {
 		n, err = 0, nil
 	}
@@ -369,11 +388,11 @@ func (e *end) write(b []byte) (rest []byte, err error) {
 func (e *end) idleOut() bool { return e.sock == nil || len(e.sock.queue) == 0 }
 
 // flush sends the records that wait.
-func (e *end) flush() error {
+func (e *end) flush(flags uintptr) error {
 	if e.idleOut() {
 		return nil
 	}
-	n, err := send(e.fd, e.sock.queue, 0)
+	n, err := send(e.fd, e.sock.queue, flags)
 	if err == unix.EAGAIN {
 		n, err = 0, nil
 	}

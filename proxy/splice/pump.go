@@ -233,10 +233,15 @@ func (e *end) close() {
 	closeWatched(e.fd)
 }
 
+// solicited says that the backend's end, if it comes now, is not that of a lost backend: the client is told at once.
+func (p *Pair) solicited(b *poller) bool {
+	return p.client.gone || p.up.eof || b.now-p.lastUp < unsolicited && p.reason != BackendReset
+}
+
 // keepClient lets go of a lost backend, and of the client only some time later, if so many are lost that they should not
 // all come back at once. It reports whether the client is kept.
 func (p *Pair) keepClient(b *poller) bool {
-	if p.client.gone || p.up.eof || b.now-p.lastUp < unsolicited && p.reason != BackendReset {
+	if p.solicited(b) {
 		return false
 	}
 	wait := p.done.BackendLost()
