@@ -336,6 +336,67 @@ func TestKeptClient(t *testing.T) {
 	}
 }
 
+// What a lost backend said last is not kept back together with its client.
+func TestKeptClientHearsTheLastWords(t *testing.T) {
+	p := newPump(t)
+	cl, client := leg(t, nil, false)
+	bl, backend := leg(t, nil, true)
+	r := newReport()
+	r.keep = time.Hour
+	pair := p.Start(cl, bl, r)
+	pair.mu.Lock()
+	pair.lastUp -= unsolicited
+	io.WriteString(backend, "* BYE closing\r\n") // with the FIN behind it, when the poller gets to look
+	backend.Close()
+	time.Sleep(10 * time.Millisecond)
+	pair.mu.Unlock()
+	got := make([]byte, 15)
+	if _, err := io.ReadFull(client, got); err != nil || string(got) != "* BYE closing\r\n" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	client.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if _, err := client.Read(got); err == io.EOF {
+		t.Error("the client was not kept")
+	}
+	pair.Close()
+	if res := r.wait(t); res.Down != 15 || res.Reason != BackendClosed {
+		t.Errorf("%+v", res)
+	}
+}
+
+// Last words and the end arrive together, and in order, whoever speaks them.
+func TestLastWords(t *testing.T) {
+	kinds(t, func(t *testing.T, ct, bt *tls.Config) {
+		for _, byClient := range []bool{true, false} {
+			p := newPump(t)
+			cl, client := leg(t, ct, false)
+			bl, backend := leg(t, bt, true)
+			r := newReport()
+			pair := p.Start(cl, bl, r)
+			says, hears := backend, client
+			if byClient {
+				says, hears = client, backend
+			}
+			pair.mu.Lock()
+			io.WriteString(says, "bye")
+			says.CloseWrite()
+			time.Sleep(5 * time.Millisecond)
+			pair.mu.Unlock()
+			if got, err := io.ReadAll(hears); err != nil || string(got) != "bye" {
+				t.Fatalf("read %q, %v", got, err)
+			}
+			io.WriteString(hears, "see you")
+			hears.CloseWrite()
+			if got, err := io.ReadAll(says); err != nil || string(got) != "see you" {
+				t.Fatalf("read %q, %v", got, err)
+			}
+			if res := r.wait(t); res.Up+res.Down != 10 {
+				t.Errorf("%+v", res)
+			}
+		}
+	})
+}
+
 // Idle pairs hold no goroutine, and give everything back at their end.
 func TestNothingHeld(t *testing.T) {
 	p := newPump(t)
