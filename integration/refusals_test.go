@@ -75,37 +75,48 @@ func TestRefusals(t *testing.T) {
 		{"member with another name", fake("wrongname"), toldTemp},
 		{"member refuses with a code", fake("refusing"), toldOwn},
 	}
-	for _, p := range talk.Protocols() {
-		for _, c := range causes {
-			t.Run(string(p)+"/"+c.name, func(t *testing.T) {
+	before, err := d.Descriptors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("told", func(t *testing.T) {
+		for _, p := range talk.Protocols() {
+			for _, c := range causes {
+				t.Run(string(p)+"/"+c.name, func(t *testing.T) {
+					t.Parallel()
+					s := d.dial(t, p, talk.Plain)
+					r, err := s.Login("PLAIN-IR", c.who[0], c.who[1])
+					if err != nil {
+						t.Fatal(err)
+					}
+					refused(t, p, r, c.row)
+					login(t, s, "PLAIN-IR", w.Account("ann@example.com"), stage.Back1)
+				})
+			}
+			// The deadline of the hand-over has to pass here.
+			t.Run(string(p)+"/member says nothing", func(t *testing.T) {
 				t.Parallel()
-				s := d.dial(t, p, talk.Plain)
-				r, err := s.Login("PLAIN-IR", c.who[0], c.who[1])
+				r, err := d.dial(t, p, talk.Plain).Login("PLAIN-IR", stage.FakeLogin("silent"), stage.FakePassword)
 				if err != nil {
 					t.Fatal(err)
 				}
-				refused(t, p, r, c.row)
-				login(t, s, "PLAIN-IR", w.Account("ann@example.com"), stage.Back1)
+				refused(t, p, r, toldTemp)
 			})
 		}
-		// The deadline of the hand-over has to pass here.
-		t.Run(string(p)+"/member says nothing", func(t *testing.T) {
-			t.Parallel()
-			r, err := d.dial(t, p, talk.Plain).Login("PLAIN-IR", stage.FakeLogin("silent"), stage.FakePassword)
-			if err != nil {
-				t.Fatal(err)
-			}
-			refused(t, p, r, toldTemp)
-		})
-	}
-	t.Cleanup(func() {
-		if heard := f.heardBy("wrongname"); strings.Contains(heard, "AUTH") || strings.Contains(heard, "PASS") {
-			t.Errorf("a member with the wrong name was told:\n%s", heard)
-		}
-		if heard := f.heardBy("notls"); strings.Contains(heard, "AUTH") || strings.Contains(heard, "PASS") || strings.Contains(heard, "LOGIN ") {
-			t.Errorf("a member without TLS was told:\n%s", heard)
-		}
 	})
+	eventually(t, "the connections of all these sessions", func() error {
+		// Those to the directory come on top, but are fewer than the sessions and the members that they tried.
+		if n, err := d.Descriptors(); err != nil || n > before+20 {
+			return fmt.Errorf("%d descriptors are open, %d were before (%v)", n, before, err)
+		}
+		return nil
+	})
+	if heard := f.heardBy("wrongname"); strings.Contains(heard, "AUTH") || strings.Contains(heard, "PASS") {
+		t.Errorf("a member with the wrong name was told:\n%s", heard)
+	}
+	if heard := f.heardBy("notls"); strings.Contains(heard, "AUTH") || strings.Contains(heard, "PASS") || strings.Contains(heard, "LOGIN ") {
+		t.Errorf("a member without TLS was told:\n%s", heard)
+	}
 }
 
 // The answers to an unknown user and to a wrong password differ in nothing but the session's id.

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -469,6 +470,54 @@ func TestKick(t *testing.T) {
 		t.Errorf("kicked %d", n)
 	}
 	c.wantEnd()
+}
+
+// Sessions end all the time while somebody lists them, and kicks a few: neither waits for the other for ever.
+func TestWhoWhileSessionsEnd(t *testing.T) {
+	s := newSite(t, nil)
+	over := make(chan struct{})
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			for range 150 {
+				nc, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				nc.SetDeadline(time.Now().Add(20 * time.Second))
+				io.WriteString(nc, "LOGIN ann right\r\n")
+				lines := bufio.NewScanner(nc)
+				for lines.Scan() && lines.Text() != "at 127.0.0.1" { // behind the hand-over, unless it was kicked
+				}
+				if errors.Is(lines.Err(), os.ErrDeadlineExceeded) {
+					t.Error("the server stands still")
+					nc.Close()
+					return
+				}
+				nc.Close()
+			}
+		})
+	}
+	go func() {
+		clients.Wait()
+		close(over)
+	}()
+	var listed, kicked int
+	for n := 0; ; n++ {
+		select {
+		case <-over:
+			if listed == 0 || kicked == 0 {
+				t.Errorf("%d sessions were listed, %d kicked", listed, kicked)
+			}
+			return
+		default:
+			listed += len(s.Who(nil))
+			if n%50 == 0 {
+				kicked += s.Kick(nil)
+			}
+		}
+	}
 }
 
 func TestPenaltyGrowsAndIsBounded(t *testing.T) {

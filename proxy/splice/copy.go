@@ -76,7 +76,7 @@ func (c *copied) end() {
 	c.close()
 	p := c.pair
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.up.bytes, p.down.bytes = c.up.Load(), c.down.Load()
 	p.because(Reason(c.first.Load()))
 	p.end(p.reason)

@@ -48,6 +48,7 @@ type Pair struct {
 	queued          bool  // in the poller's list of those put off
 	lost            bool  // the backend is lost and the client is kept for a while
 	ended           bool
+	told            bool // and reported
 	reason          Reason
 	done            Ended
 	closeCopy       func() // set where goroutines relay, and end the pair
@@ -56,7 +57,7 @@ type Pair struct {
 // event takes an event for what it is, a hint: only reading and writing tells. A stale one does no harm.
 func (p *Pair) event(b *poller, fd int, generation int32, what uint32) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	e := &p.backend
 	if fd == p.client.fd {
 		e = &p.client

@@ -94,7 +94,9 @@ func (b *poller) run() {
 				}
 			}
 			b.takeTurns()
-			more = n == len(events) || len(b.later) > 0
+			if more = n == len(events) || len(b.later) > 0; more {
+				runtime.Gosched() // the sessions that were woken have their turn, too
+			}
 		}
 		return false
 	})
@@ -121,7 +123,7 @@ func (b *poller) takeTurns() {
 		p.mu.Lock()
 		p.queued = false
 		p.run(b)
-		p.mu.Unlock()
+		p.unlock()
 		b.turn[i] = nil
 	}
 }

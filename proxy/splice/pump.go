@@ -125,7 +125,7 @@ func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 	pair := &Pair{pump: p, done: done, last: clock(), gate: backend.Gate}
 	pair.self, pair.lastUp = pair, pair.last
 	if !p.enter() {
-		pair.ended = true
+		pair.ended, pair.told = true, true
 		client.Conn.Close()
 		backend.Conn.Close()
 		done.Ended(Result{Reason: Closed})
@@ -138,7 +138,7 @@ func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 		return pair
 	}
 	pair.mu.Lock()
-	defer pair.mu.Unlock()
+	defer pair.unlock()
 	pair.poller = cs.poller
 	if !pair.client.take(pair, cs, client.TLS) || !pair.backend.take(pair, bs, backend.TLS) {
 		cs.Close()
@@ -195,7 +195,7 @@ func (f *flow) ahead(b []byte) {
 // Close ends the pair. What waits to be written is lost. It may be called again.
 func (p *Pair) Close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	if p.closeCopy != nil {
 		p.because(Closed)
 		p.closeCopy()
@@ -204,7 +204,7 @@ func (p *Pair) Close() {
 	p.end(Closed)
 }
 
-// end closes both connections and reports. The pair is locked.
+// end closes both connections; unlock reports it. The pair is locked.
 func (p *Pair) end(r Reason) {
 	if p.ended {
 		return
@@ -215,8 +215,19 @@ func (p *Pair) end(r Reason) {
 	p.backend.close()
 	p.up.drop(p.poller)
 	p.down.drop(p.poller)
-	p.done.Ended(Result{Up: p.up.bytes, Down: p.down.bytes, Reason: p.reason})
-	p.pump.leave()
+}
+
+// unlock unlocks the pair, and tells of its end, if that has come. It is told behind the lock: whoever is told takes locks
+// of its own, under which others ask the pair for its bytes.
+func (p *Pair) unlock() {
+	tell := p.ended && !p.told
+	p.told = p.told || tell
+	result := Result{Up: p.up.bytes, Down: p.down.bytes, Reason: p.reason}
+	p.mu.Unlock()
+	if tell {
+		p.done.Ended(result)
+		p.pump.leave()
+	}
 }
 
 func (e *end) close() {
@@ -253,7 +264,7 @@ func (p *Pair) keepClient(b *poller) bool {
 	p.backend.close()
 	time.AfterFunc(wait, func() {
 		p.mu.Lock()
-		defer p.mu.Unlock()
+		defer p.unlock()
 		p.end(BackendClosed)
 	})
 	return true
@@ -281,7 +292,7 @@ func (p *Pump) sweep() {
 
 func (p *Pair) endIfIdle(cfg *Config, now int64) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	silent := time.Duration(now-p.last) * time.Second
 	if silent >= cfg.Idle || (p.up.eof || p.down.eof) && !p.lost && silent >= cfg.HalfClosed {
 		p.end(Idle)
