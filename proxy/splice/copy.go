@@ -17,7 +17,6 @@ type copied struct {
 
 func (p *Pump) startCopy(pair *Pair, client, backend Leg) {
 	c := &copied{pair: pair, client: client.top(), backend: backend.top()}
-	pair.client.fd, pair.backend.fd = -1, -1
 	both := make(chan struct{})
 	p.wg.Go(func() {
 		c.flow(&c.up, c.backend, c.client, client.Ahead, ClientClosed)

@@ -124,6 +124,7 @@ func (p *Pump) leave() {
 func (p *Pump) Start(client, backend Leg, done Ended) *Pair {
 	pair := &Pair{pump: p, done: done, last: clock(), gate: backend.Gate}
 	pair.self, pair.lastUp = pair, pair.last
+	pair.client.fd, pair.backend.fd = -1, -1
 	if !p.enter() {
 		pair.ended, pair.told = true, true
 		client.Conn.Close()
@@ -172,7 +173,6 @@ func (p *Pair) begin() {
 
 // take moves a connection into the end's hands, and to the pair's poller. The pair is locked.
 func (e *end) take(p *Pair, s *Sock, t *tls.Conn) bool {
-	e.fd = -1
 	if !s.take(p, e) {
 		return false
 	}

@@ -289,6 +289,31 @@ func TestHandOverWithBytesWaiting(t *testing.T) {
 	}
 }
 
+// Legs that were closed before the hand-over make no pair, and cost nobody else a descriptor.
+func TestHandOverOfAClosedLeg(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		p, r := newPump(t), newReport()
+		client, clientPeer := sockPair(t)
+		backend, backendPeer := sockPair(t)
+		closed, peer := client, backendPeer
+		if !first {
+			closed, peer = backend, clientPeer
+		}
+		closed.Close()
+		p.Start(Leg{Conn: client}, Leg{Conn: backend}, r)
+		if res := r.wait(t); res.Reason != Failed {
+			t.Errorf("%+v", res)
+		}
+		if _, err := peer.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the other leg is not closed: %v", err)
+		}
+		var stat unix.Stat_t
+		if err := unix.Fstat(0, &stat); err != nil {
+			t.Fatalf("standard input was closed: %v", err)
+		}
+	}
+}
+
 func TestAcceptAndDial(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
