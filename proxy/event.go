@@ -12,7 +12,12 @@ import (
 )
 
 // Ended is the relay's report of a session that was handed over.
-func (r *Record) Ended(result splice.Result) { r.finish(nil, result) }
+func (r *Record) Ended(result splice.Result) {
+	if result.Panic != "" {
+		r.server.panicked(r.service, r.id, result.Panic)
+	}
+	r.finish(nil, result)
+}
 
 // BackendLost spreads the closes when a member is lost with many sessions.
 func (r *Record) BackendLost() time.Duration {

@@ -42,8 +42,7 @@ func (srv *Server) serve(nc net.Conn, l Listener) {
 func (srv *Server) runSession(s *Session) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			srv.metrics.Panicked(s.Service())
-			srv.log.Error("session ended by an error in mailmux: please report it", "id", s.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			srv.panicked(s.Service(), s.id, fmt.Sprintf("%v\n%s", p, debug.Stack()))
 			err = errPanic
 		}
 	}()
@@ -71,6 +70,12 @@ func (srv *Server) runSession(s *Session) (err error) {
 }
 
 var errPanic = errors.New("internal error")
+
+// panicked counts and tells of a session that a panic has ended. The panic comes with its stack.
+func (srv *Server) panicked(service, id, what string) {
+	srv.metrics.Panicked(service)
+	srv.log.Error("session ended by an error in mailmux: please report it", "id", id, "panic", what)
+}
 
 // begin gives the session its id and its identity, once it is known who the client is.
 func (s *Session) begin() {

@@ -3,7 +3,9 @@ package splice
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +52,7 @@ type Pair struct {
 	ended           bool
 	told            bool // and reported
 	reason          Reason
+	panic           string // and its stack, if one ended the pair
 	done            Ended
 	closeCopy       func() // set where goroutines relay, and end the pair
 }
@@ -58,6 +61,7 @@ type Pair struct {
 func (p *Pair) event(b *poller, fd int, generation int32, what uint32) {
 	p.mu.Lock()
 	defer p.unlock()
+	defer p.survive()
 	e := &p.backend
 	if fd == p.client.fd {
 		e = &p.client
@@ -92,6 +96,28 @@ func (p *Pair) watch(e *end) {
 	if err := p.poller.change(e.fd, e.generation, true); err != nil && !p.ended {
 		p.end(Failed)
 	}
+}
+
+// turn goes on with a pair that was put off.
+func (p *Pair) turn(b *poller) {
+	p.mu.Lock()
+	defer p.unlock()
+	defer p.survive()
+	p.queued = false
+	p.run(b)
+}
+
+// survive is deferred where a poller works for the pair: a panic ends this pair, and none else. It says no goodbye by a
+// TLS connection of which nobody knows what state it is in.
+func (p *Pair) survive() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	p.panic = fmt.Sprintf("%v\n%s", v, debug.Stack())
+	p.reason = Failed
+	p.client.tls, p.backend.tls = nil, nil
+	p.end(Failed)
 }
 
 // budget is how many buffers a pair may move before others have their turn.
@@ -144,7 +170,7 @@ func (p *Pair) move(b *poller, f *flow, src, dst *end, closed, reset Reason) boo
 			p.end(Closed)
 			return false
 		}
-		if !p.drain(b, f, dst) {
+		if !p.drain(f, dst) {
 			return f.shut && !p.ended // given up: see what the other direction has to say
 		}
 		if f.eof {
@@ -152,11 +178,11 @@ func (p *Pair) move(b *poller, f *flow, src, dst *end, closed, reset Reason) boo
 			return false
 		}
 		if !src.readable || src.gone {
-			b.returnPipe(f)
+			p.poller.returnPipe(f)
 			return false
 		}
 		var err error
-		if f.bulk && src.tls == nil && dst.tls == nil && b.borrowPipe(f) {
+		if f.bulk && src.tls == nil && dst.tls == nil && p.poller.borrowPipe(f) {
 			err = p.splice(f, src, dst)
 		} else {
 			err = p.copy(b, f, src, dst)
@@ -230,9 +256,9 @@ func (p *Pair) splice(f *flow, src, dst *end) error {
 
 // drain writes what waits for dst: TLS records, a rest in a buffer, bytes in a pipe. It returns false while some is
 // left, or when the leg is dead.
-func (p *Pair) drain(b *poller, f *flow, dst *end) bool {
+func (p *Pair) drain(f *flow, dst *end) bool {
 	if dst.gone {
-		f.drop(b)
+		f.drop(p.poller)
 		return true
 	}
 	if !dst.idleOut() || len(f.pending) > 0 || f.pipe != nil && f.pipe.n > 0 {
@@ -417,8 +443,5 @@ func (f *flow) drop(b *poller) {
 		scratches.Put(f.store)
 		f.store = nil
 	}
-	if f.pipe != nil {
-		f.pipe.n = 0
-		b.returnPipe(f)
-	}
+	b.returnPipe(f)
 }

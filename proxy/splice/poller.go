@@ -120,10 +120,7 @@ func wait(epfd int, events []unix.EpollEvent) int {
 func (b *poller) takeTurns() {
 	b.turn, b.later = b.later, b.turn[:0]
 	for i, p := range b.turn {
-		p.mu.Lock()
-		p.queued = false
-		p.run(b)
-		p.unlock()
+		p.turn(b)
 		b.turn[i] = nil
 	}
 }
@@ -177,16 +174,17 @@ func (b *poller) borrowPipe(f *flow) bool {
 	return true
 }
 
-// returnPipe takes an empty pipe back. One with bytes in it is closed: they belong to a dead leg.
+// returnPipe takes a flow's pipe back. One with bytes in it is closed: they are a dead session's, and whoever borrowed it
+// next would send them to its own client.
 func (b *poller) returnPipe(f *flow) {
 	p := f.pipe
-	if p == nil || p.n > 0 {
+	if p == nil {
 		return
 	}
 	f.pipe = nil
 	b.pipeMu.Lock()
 	defer b.pipeMu.Unlock()
-	if len(b.pipes) < spare {
+	if p.n == 0 && len(b.pipes) < spare {
 		b.pipes = append(b.pipes, p)
 		return
 	}

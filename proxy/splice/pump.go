@@ -20,7 +20,7 @@ const (
 	BackendReset         // the backend's did
 	Idle                 // no byte for Config.Idle
 	Closed               // Pair.Close: an operator, a moved account, the end of a drain
-	Failed               // the relay could not take the connections over
+	Failed               // the relay could not take the connections over, or panicked
 )
 
 func (r Reason) String() string {
@@ -32,6 +32,7 @@ func (r Reason) String() string {
 type Result struct {
 	Up, Down int64 // bytes from client to backend, and back, after the hand-over
 	Reason   Reason
+	Panic    string // what the relay panicked with, and where; "" if it did not
 }
 
 // Ended is told of a pair's end.
@@ -222,7 +223,7 @@ func (p *Pair) end(r Reason) {
 func (p *Pair) unlock() {
 	tell := p.ended && !p.told
 	p.told = p.told || tell
-	result := Result{Up: p.up.bytes, Down: p.down.bytes, Reason: p.reason}
+	result := Result{Up: p.up.bytes, Down: p.down.bytes, Reason: p.reason, Panic: p.panic}
 	p.mu.Unlock()
 	if tell {
 		p.done.Ended(result)

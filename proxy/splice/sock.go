@@ -205,7 +205,10 @@ func (s *Sock) Guard(g *Gate) {
 // Unread puts bytes back: Read returns them first. The slice belongs to the Sock then.
 func (s *Sock) Unread(b []byte) { s.ahead = b }
 
-var errTaken = errors.New("connection is the relay's")
+var (
+	errTaken = errors.New("connection is the relay's")
+	errQueue = errors.New("the peer makes TLS answer, and does not read the answers")
+)
 
 // wouldBlock is what Read says when nothing is there. It claims to be temporary, so that crypto/tls does not hold it
 // against the connection for ever.
@@ -274,6 +277,9 @@ func (s *Sock) readNow(p []byte) (int, error) {
 
 func (s *Sock) Write(p []byte) (int, error) {
 	if s.pair != nil {
+		if len(s.queue)+len(p) > maxQueue {
+			return 0, errQueue
+		}
 		if s.queue == nil {
 			s.queue = getQueue()
 		}

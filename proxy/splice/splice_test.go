@@ -14,6 +14,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 )
@@ -439,5 +440,90 @@ func TestPipes(t *testing.T) {
 	pair.Close()
 	if res := r.wait(t); res.Reason != Closed || res.Up != 2 {
 		t.Errorf("%+v", res)
+	}
+}
+
+// A session that dies in the middle of a bulk transfer leaves bytes in its pipe. They die with it: the sessions after it
+// hear nothing of them.
+func TestBytesDieWithTheirSession(t *testing.T) {
+	p := newPump(t)
+	theirs := bytes.Repeat([]byte{'x'}, 1<<20)
+	for range 2 * runtime.GOMAXPROCS(0) {
+		cl, _ := leg(t, nil, false) // does not read
+		bl, backend := leg(t, nil, true)
+		r := newReport()
+		pair := p.Start(cl, bl, r)
+		backend.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		for err := error(nil); err == nil; {
+			_, err = backend.Write(theirs)
+		}
+		if pair.Close(); r.wait(t).Down < 1<<20 {
+			t.Fatal("no bulk transfer was under way")
+		}
+	}
+	for range 2 * runtime.GOMAXPROCS(0) {
+		cl, client := leg(t, nil, false)
+		bl, backend := leg(t, nil, true)
+		p.Start(cl, bl, newReport())
+		go func() {
+			backend.Write(make([]byte, 4<<20))
+			backend.CloseWrite()
+		}()
+		got, err := io.ReadAll(client)
+		if err != nil || len(got) != 4<<20 {
+			t.Fatalf("read %d bytes, %v", len(got), err)
+		}
+		if i := bytes.IndexByte(got, 'x'); i >= 0 {
+			t.Fatalf("byte %d and those behind it were sent in another session", i)
+		}
+	}
+}
+
+// A panic in the relay ends the pair that it happened in, and tells where; other pairs go on.
+func TestPanicEndsOnePair(t *testing.T) {
+	p := newPump(t)
+	for range 2 * runtime.GOMAXPROCS(0) {
+		cl, client := leg(t, nil, false)
+		bl, backend := leg(t, nil, true)
+		cl.TLS = new(tls.Conn) // panics when it is read
+		r := newReport()
+		p.Start(cl, bl, r)
+		if res := r.wait(t); res.Reason != Failed || !strings.Contains(res.Panic, "nil pointer") || !strings.Contains(res.Panic, "moveUp") {
+			t.Fatalf("%+v", res)
+		}
+		for _, c := range []net.Conn{client, backend} {
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Fatal("still open")
+			}
+		}
+	}
+	cl, client := leg(t, nil, false)
+	bl, backend := leg(t, nil, true)
+	p.Start(cl, bl, newReport())
+	io.WriteString(client, "x")
+	if _, err := io.ReadFull(backend, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A peer that has TLS answer again and again, and does not read, loses its connection instead of growing a queue.
+func TestQueueIsBounded(t *testing.T) {
+	p := newPump(t)
+	cl, _ := leg(t, nil, false)
+	bl, _ := leg(t, nil, true)
+	sock := cl.Conn.(*Sock)
+	pair := p.Start(cl, bl, newReport())
+	pair.mu.Lock()
+	defer pair.mu.Unlock()
+	answer, sent := make([]byte, 27), 0
+	for sent < 1<<20 {
+		n, err := sock.Write(answer)
+		if err != nil {
+			break
+		}
+		sent += n
+	}
+	if sent > maxQueue || sent < scratchSize {
+		t.Errorf("%d bytes wait", sent)
 	}
 }

@@ -49,6 +49,10 @@ var scratches = sync.Pool{New: func() any { return new([scratchSize]byte) }}
 // queueSize holds a scratch buffer's worth of TLS records with their headers and tags.
 const queueSize = scratchSize + 4<<10
 
+// maxQueue bounds what TLS adds of its own accord while a queue waits: its answers to a peer that asks for new keys again and
+// again (RFC 8446 section 4.6.3) and does not read.
+const maxQueue = 2 * queueSize
+
 var queues = sync.Pool{New: func() any { return new([queueSize]byte) }}
 
 func getQueue() []byte { return queues.Get().(*[queueSize]byte)[:0] }
