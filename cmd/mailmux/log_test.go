@@ -57,7 +57,9 @@ func TestJournal(t *testing.T) {
 		if err := file.Truncate(0); err != nil {
 			t.Fatal(err)
 		}
-		newLogger(conf.Log{}, file, new(slog.LevelVar)).Info("words")
+		lines := newBacklog(file)
+		newLogger(conf.Log{}, lines, new(slog.LevelVar)).Info("words")
+		lines.close()
 		text, err := os.ReadFile(file.Name())
 		if err != nil {
 			t.Fatal(err)

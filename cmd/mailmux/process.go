@@ -41,6 +41,9 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 // toJournal says whether a stream is the journal's, which adds a time of its own (systemd.exec(5), JOURNAL_STREAM).
 func toJournal(w io.Writer) bool {
 	device, inode, ok := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
+	if b, waits := w.(interface{ under() io.Writer }); waits {
+		w = b.under()
+	}
 	file, isFile := w.(*os.File)
 	if !ok || !isFile {
 		return false

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // daemonProcess is a running mailmux serve with one host.
@@ -353,5 +356,36 @@ func TestBusyAddress(t *testing.T) {
 	want := fmt.Sprintf("mm.yaml: listeners[0].address: listen tcp %s: bind: address already in use\n", l.Addr())
 	if !strings.Contains(string(out), want) {
 		t.Errorf("said %s, want %s", out, want)
+	}
+}
+
+// TestLogThatNobodyReads fills the pipe that the log goes into: sessions begin, go on and end all the same, and so does
+// the process.
+func TestLogThatNobodyReads(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
+		t.Fatal(err)
+	}
+	d := startDaemon(t, "127.0.0.1:0", "10s", func(d *daemonProcess) { d.cmd.Stderr = w })
+	w.Close()
+	first := d.login()
+	for range 50 {
+		s := d.login()
+		s.say("z LOGOUT", "z OK")
+		s.c.Close()
+	}
+	first.say("z LOGOUT", "z OK")
+	first.c.Close()
+	d.signal(syscall.SIGTERM)
+	if took := d.wait(); took > lastLines+5*time.Second {
+		t.Errorf("ended after %s", took)
+	}
+	lines, err := io.ReadAll(r)
+	if err != nil || len(lines) < 2048 {
+		t.Errorf("%d bytes were in the pipe, %v: it was not full", len(lines), err)
 	}
 }

@@ -25,8 +25,12 @@ func serve(inv *invocation) int {
 	if !ok {
 		return exitUsage
 	}
+	lines := newBacklog(inv.err)
+	defer lines.close()
+	inv.err = lines // faults come behind the lines before them
 	var level slog.LevelVar
-	log := newLogger(cfg.Log, inv.err, &level)
+	log := newLogger(cfg.Log, lines, &level)
+	lines.tellBy(newLogger(cfg.Log, remark{lines}, &level))
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.Error())
 	}
