@@ -50,7 +50,8 @@ fuzz: ## Run every fuzz target for FUZZTIME (10s) each.
 		done; \
 	done
 
-bench: ## Measure mailmux beside its peers.
+bench: ## Measure mailmux beside its peers, which it installs like the servers of the tests. Takes half an hour.
+	@.ci/deps bench || echo "what is missing is left out"
 	$(GO) run ./tools/bench
 
 bench-go: ## Run the Go benchmarks of every package.

@@ -11,8 +11,8 @@
 //	go run ./tools/bench -only imap-plain,relay-tls -peers mailmux,haproxy
 //	go run ./tools/bench -quick                  # one short round: does it all work?
 //
-// It needs the peers from Debian's packages, and installs them when it runs as root and may (-install). A peer that is
-// missing is left out, with a word. Everything stays on the loopback, and all that was started ends with it.
+// It needs the peers from Debian's packages, which make bench installs. A peer that is missing is left out, with a word.
+// Everything stays on the loopback, and all that was started ends with it.
 //
 // The program is its own helper, too: started with a role as its first argument it is a backend, nginx's answer to
 // auth_http, or the bare relay.

@@ -33,7 +33,6 @@ func main() {
 	quick := flag.Bool("quick", false, "one round of half a second, with 2,000 accounts")
 	flag.IntVar(&r.accounts, "accounts", 100_000, "how many accounts the directory has")
 	flag.StringVar(&r.out, "out", "tools/bench", "where results.txt, samples.jsonl and figures/ go")
-	install := flag.Bool("install", false, "install missing peers with apt-get; needs root")
 	flag.StringVar(&r.binary, "mailmux", "", "a mailmux to measure instead of one built from here")
 	identity := flag.Bool("identity", true, "the backends offer ID and XCLIENT")
 	flag.IntVar(&r.messages, "mail", 0, "measure only how messages come in, beside Postfix: so many in each run; needs root")
@@ -46,9 +45,6 @@ func main() {
 	r.peers = choose(peers(), *among, func(p *peer) string { return p.name })
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if *install {
-		r.install()
-	}
 	if err := r.run(ctx, *identity); err != nil {
 		stop()
 		fail(err)
@@ -80,25 +76,6 @@ type runner struct {
 	w                *world
 	next             atomic.Int64 // account
 	samples          []*sample
-}
-
-// install gets what is missing from Debian.
-func (r *runner) install() {
-	var missing []string
-	for program, names := range packages {
-		if _, err := find(program); err != nil {
-			missing = append(missing, strings.Fields(names)...)
-		}
-	}
-	if len(missing) == 0 {
-		return
-	}
-	cmd := exec.Command("apt-get", append([]string{"install", "-y", "--no-install-recommends"}, missing...)...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: install %s: %v (as root, after apt-get update?)\n", strings.Join(missing, " "), err)
-	}
 }
 
 func (r *runner) run(ctx context.Context, identity bool) error {
