@@ -9,6 +9,8 @@ import (
 	"math/bits"
 	"net"
 	"time"
+
+	"mailmux/proxy/wire"
 )
 
 // Prober speaks a protocol for the checks. Probes run at the same time on different connections.
@@ -29,6 +31,14 @@ type Probe struct {
 	User    string      // logs in if not ""
 	// Password is that of User.
 	Password string
+}
+
+// Upgrade puts TLS under a check's conversation, once the member has agreed to it.
+func (p Probe) Upgrade(ctx context.Context, c *wire.Conn) error {
+	return c.Upgrade(func(below net.Conn) (net.Conn, error) {
+		t := tls.Client(below, p.TLS)
+		return t, t.HandshakeContext(ctx)
+	})
 }
 
 // String names the probe without its secrets.

@@ -2,7 +2,6 @@ package deliver
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -29,7 +28,7 @@ func (Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabili
 		verb = "LHLO "
 	}
 	hello := func() (smtpwire.Extensions, error) {
-		conn.Line(verb, literal(c))
+		conn.Line(verb, smtpwire.Literal(c.LocalAddr()))
 		reply, err := expect(conn, verb, 250)
 		return reply.Extensions(), err
 	}
@@ -45,11 +44,7 @@ func (Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabili
 		if _, err := expect(conn, "STARTTLS", 220); err != nil {
 			return nil, err
 		}
-		err := conn.Upgrade(func(below net.Conn) (net.Conn, error) {
-			t := tls.Client(below, to.TLS)
-			return t, t.HandshakeContext(ctx)
-		})
-		if err != nil {
+		if err := to.Upgrade(ctx, conn); err != nil {
 			return nil, fmt.Errorf("STARTTLS: %w", err)
 		}
 		if extensions, err = hello(); err != nil {
@@ -60,12 +55,4 @@ func (Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabili
 	conn.Line("QUIT")
 	_, _ = smtpwire.ReadReply(conn)
 	return extensions, nil
-}
-
-// literal calls a check by its address, as a client without a name has to (RFC 5321 section 4.1.4).
-func literal(c net.Conn) string {
-	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
-		return "[" + smtpwire.FormatAddress(a.AddrPort().Addr()) + "]"
-	}
-	return "localhost"
 }

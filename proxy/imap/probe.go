@@ -2,7 +2,6 @@ package imap
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"strings"
@@ -30,13 +29,7 @@ func (Prober) Probe(ctx context.Context, nc net.Conn, p backend.Probe) ([]string
 		return nil, err
 	}
 	if p.Mode == backend.StartTLS {
-		err := l.startTLS(func() error {
-			return c.Upgrade(func(nc net.Conn) (net.Conn, error) {
-				t := tls.Client(nc, p.TLS)
-				return t, t.HandshakeContext(ctx)
-			})
-		})
-		if err != nil {
+		if err := l.startTLS(func() error { return p.Upgrade(ctx, c) }); err != nil {
 			return nil, err
 		}
 		l.shown = ""

@@ -2,7 +2,6 @@ package pop3
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -29,13 +28,7 @@ func (h *Handler) Probe(ctx context.Context, nc net.Conn, p backend.Probe) ([]st
 		return nil, err
 	}
 	if p.Mode == backend.StartTLS {
-		err := startTLS(c, func() error {
-			return c.Upgrade(func(under net.Conn) (net.Conn, error) {
-				over := tls.Client(under, p.TLS)
-				return over, over.HandshakeContext(ctx)
-			})
-		})
-		if err != nil {
+		if err := startTLS(c, func() error { return p.Upgrade(ctx, c) }); err != nil {
 			return nil, err
 		}
 	}

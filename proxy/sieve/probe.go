@@ -2,7 +2,6 @@ package sieve
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,12 +26,7 @@ func (h *Handler) Probe(ctx context.Context, nc net.Conn, p backend.Probe) ([]st
 		return nil, fmt.Errorf("greeting: %w", err)
 	}
 	if p.Mode == backend.StartTLS {
-		shown, err = startTLS(c, shown, func() error {
-			return c.Upgrade(func(under net.Conn) (net.Conn, error) {
-				over := tls.Client(under, p.TLS)
-				return over, over.HandshakeContext(ctx)
-			})
-		})
+		shown, err = startTLS(c, shown, func() error { return p.Upgrade(ctx, c) })
 		if err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package smtpwire
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 )
@@ -17,6 +18,15 @@ func FormatAddress(a netip.Addr) string {
 		return "IPV6:" + a.String()
 	}
 	return a.String()
+}
+
+// Literal is how a client without a name calls itself in EHLO: by its address (RFC 5321 section 4.1.4), or "localhost" on
+// a connection that has none.
+func Literal(local net.Addr) string {
+	if a, ok := local.(*net.TCPAddr); ok {
+		return "[" + FormatAddress(a.AddrPort().Addr()) + "]"
+	}
+	return "localhost"
 }
 
 // ParseAddress reads an address with or without the prefix "IPV6:", which LMTP leaves out.

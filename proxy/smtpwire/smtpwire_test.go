@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -148,6 +149,15 @@ func TestAddresses(t *testing.T) {
 	for _, bad := range []string{"", "IPV6:", "fe80::1%eth0", "host.example", "1.2.3", "IPV6:x"} {
 		if a, err := ParseAddress(bad); err == nil {
 			t.Errorf("%q: %s", bad, a)
+		}
+	}
+	for want, addr := range map[string]net.Addr{
+		"[203.0.113.5]":      &net.TCPAddr{IP: net.IPv4(203, 0, 113, 5), Port: 25},
+		"[IPV6:2001:db8::5]": &net.TCPAddr{IP: net.ParseIP("2001:db8::5")},
+		"localhost":          &net.UnixAddr{Name: "x"},
+	} {
+		if got := Literal(addr); got != want {
+			t.Errorf("%v: %s, want %s", addr, got, want)
 		}
 	}
 	if s := FormatAddress(netip.Addr{}); s != "" {

@@ -2,7 +2,6 @@ package submission
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -32,7 +31,7 @@ func (Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabili
 		return nil, err
 	}
 	if to.Mode == backend.StartTLS {
-		if err := startTLS(ctx, conn, extensions, to.TLS); err != nil {
+		if err := startTLS(ctx, conn, extensions, to); err != nil {
 			return nil, err
 		}
 		if extensions, err = ehlo(conn); err != nil {
@@ -50,25 +49,17 @@ func (Prober) Probe(ctx context.Context, c net.Conn, to backend.Probe) (capabili
 	return offerable(extensions), nil
 }
 
-// ehlo calls a check by its address, as a client without a name has to (RFC 5321 section 4.1.4).
+// ehlo calls a check by its address.
 func ehlo(conn *wire.Conn) (smtpwire.Extensions, error) {
-	name := "localhost"
-	if a, ok := conn.NetConn().LocalAddr().(*net.TCPAddr); ok {
-		name = "[" + smtpwire.FormatAddress(a.AddrPort().Addr()) + "]"
-	}
-	conn.Line("EHLO ", name)
+	conn.Line("EHLO ", smtpwire.Literal(conn.NetConn().LocalAddr()))
 	return readExtensions(conn)
 }
 
-func startTLS(ctx context.Context, conn *wire.Conn, extensions smtpwire.Extensions, config *tls.Config) error {
+func startTLS(ctx context.Context, conn *wire.Conn, extensions smtpwire.Extensions, to backend.Probe) error {
 	if err := askTLS(conn, extensions); err != nil {
 		return err
 	}
-	err := conn.Upgrade(func(below net.Conn) (net.Conn, error) {
-		t := tls.Client(below, config)
-		return t, t.HandshakeContext(ctx)
-	})
-	if err != nil {
+	if err := to.Upgrade(ctx, conn); err != nil {
 		return fmt.Errorf("STARTTLS: %w", err)
 	}
 	return nil
