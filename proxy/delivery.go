@@ -179,11 +179,6 @@ func (s *Session) DialInfo() backend.DialInfo {
 	return backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), ServerName: s.identity.Name}
 }
 
-// LearntOf is Learnt for the service by which members take mail, which need not be that of the listener.
-func (s *Session) LearntOf(service string) (lists [][]string, generation uint64) {
-	return s.state.Hosts.Seen(service)
-}
-
 // Known says whether the client's address is exempt from limits (limits.exempt).
 func (s *Session) Known() bool { return s.exempt() }
 

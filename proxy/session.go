@@ -132,12 +132,6 @@ func (s *Session) BadCommand(first bool) error {
 // SetHelo keeps what an SMTP client called itself, for the backend's XCLIENT.
 func (s *Session) SetHelo(name string) { s.identity.Helo = name }
 
-// Learnt are the lists of capabilities that members showed for the session's service so far, and a number that changes
-// with them. A protocol offers only what is in all of them.
-func (s *Session) Learnt() (lists [][]string, generation uint64) {
-	return s.state.Hosts.Seen(s.Service())
-}
-
 // HandOver gives both legs to the relay. The handler has told the client that it is logged in, and returns at once: from
 // here on every byte belongs to client and backend. What either side sent ahead is passed on first, in order.
 func (s *Session) HandOver() error {

@@ -98,7 +98,7 @@ func TestAProberLearnsCapabilities(t *testing.T) {
 			return []string{"IMAP4rev1", "ID"}, err
 		})}})
 	m.table.Start(context.Background())
-	eventually(t, "the member shows its capabilities", func() bool { lists, _ := m.table.Seen("imap"); return len(lists) == 1 })
+	eventually(t, "the member shows its capabilities", func() bool { return len(m.table.Seen("imap")) == 1 })
 	p := got.Load()
 	if p.Service != "imap" || p.Mode != StartTLS || p.TLS == nil || p.User != "probe" || p.Password == "" || p.Host != "back1.example.com" {
 		t.Errorf("the probe is %v with %v and user %q", p, p.TLS, p.User)

@@ -417,17 +417,18 @@ type seen struct {
 	lists      [][]string
 }
 
-// Seen are the different lists of capabilities that members of any host showed for the service, each sorted, and a
-// number that changes whenever they may have. Neither they nor their contents may be changed.
-func (t *Table) Seen(service string) (lists [][]string, generation uint64) {
+// Seen are the different lists of capabilities that members of any host showed for the service, each sorted. It is the
+// same slice again and again until they may have changed. Neither they nor their contents may be changed.
+func (t *Table) Seen(service string) [][]string {
 	i, ok := serviceIndex(service)
 	if !ok {
-		return nil, 0
+		return nil
 	}
-	generation = t.generation.Load()
+	generation := t.generation.Load()
 	if s := t.seen[i].Load(); s != nil && s.generation == generation {
-		return s.lists, generation
+		return s.lists
 	}
+	var lists [][]string
 	t.all(func(h *Host) {
 		for _, seat := range h.row.Load().seats {
 			seat.member.mu.Lock()
@@ -439,5 +440,5 @@ func (t *Table) Seen(service string) (lists [][]string, generation uint64) {
 		}
 	})
 	t.seen[i].Store(&seen{generation, lists})
-	return lists, generation
+	return lists
 }

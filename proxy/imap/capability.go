@@ -11,15 +11,9 @@ import (
 // maxWords is how many parts a line of capabilities is made of, at most: two for each mechanism, and the rest.
 const maxWords = 24
 
-// learnt is what all members are known to be capable of, as the text that a client is told before its login.
-type learnt struct {
-	lists [][]string // what it was made of
-	text  string
-}
-
 // capability appends the capabilities before the login, in parts.
 func (s *session) capability(words []string) []string {
-	words = append(words, s.h.common(s.Learnt()))
+	words = append(words, s.h.common.Of(s.Learnt(), intersect))
 	if s.CanStartTLS() {
 		words = append(words, " STARTTLS")
 	}
@@ -30,17 +24,6 @@ func (s *session) capability(words []string) []string {
 		words = append(words, " AUTH=", m)
 	}
 	return words
-}
-
-// common is the text for what members showed. It is made anew when that has changed.
-func (h *Handler) common(lists [][]string, _ uint64) string {
-	known := h.learnt.Load()
-	if known != nil && len(known.lists) == len(lists) && (len(lists) == 0 || &known.lists[0] == &lists[0]) {
-		return known.text // the lists are the same ones: they are never changed, and kept alive here
-	}
-	known = &learnt{lists, intersect(lists)}
-	h.learnt.Store(known)
-	return known.text
 }
 
 // maxCapability bounds what a member can make us say before the login, in bytes.

@@ -26,22 +26,6 @@ func TestIntersect(t *testing.T) {
 	}
 }
 
-// What is announced follows what members show, and is not made anew for every session.
-func TestCommonFollowsTheMembers(t *testing.T) {
-	h := New()
-	idle, sort := [][]string{{"IDLE"}}, [][]string{{"SORT"}}
-	for range 2 {
-		for lists, want := range map[*[][]string]string{&idle: " IDLE", &sort: " SORT", new([][]string): " LITERAL+ SASL-IR ID"} {
-			if got := h.common(*lists, 7); !strings.HasSuffix(got, want) {
-				t.Errorf("%q: got %q", *lists, got)
-			}
-		}
-	}
-	if n := testing.AllocsPerRun(100, func() { h.common(idle, 7) }); n > 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 func TestAfterLogin(t *testing.T) {
 	for list, want := range map[string]string{
 		"IMAP4rev1 IDLE":                               "IMAP4rev1 IDLE",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync/atomic"
 
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
@@ -14,7 +13,7 @@ import (
 // Handler speaks IMAP to any number of clients at once, and to the members for their checks.
 type Handler struct {
 	Prober
-	learnt atomic.Pointer[learnt]
+	common proxy.Common[string] // the text that a client is told before its login
 }
 
 // New makes a handler. It has nothing to configure.

@@ -103,8 +103,7 @@ func (s *Session) offered() envelope.Offer {
 	offer := envelope.Offer{DSN: true, UTF8: true}
 	seen := 0
 	for _, service := range s.cfg.Services() {
-		lists, _ := s.LearntOf(service)
-		for _, list := range lists {
+		for _, list := range s.LearntOf(service) {
 			seen++
 			_, dsn := smtpwire.Extensions(list).Find("DSN")
 			_, utf8 := smtpwire.Extensions(list).Find("SMTPUTF8")

@@ -15,27 +15,9 @@ const unseen = 3
 // own are the capabilities that are ours: the codes in what we say before the login (RFC 2449 section 6.4, RFC 3206).
 var own = []string{"RESP-CODES", "AUTH-RESP-CODE"}
 
-// learnt is what the members can do, worked out once for as long as it stays the same.
-type learnt struct {
-	lists   *[]string // the first of the lists it comes from: it tells them from later ones
-	offered []string
-}
-
 // offered are the capabilities to be shown before the login, without STLS, USER and SASL: what every member can do by what
 // the members showed so far.
-func (s *session) offered() []string {
-	lists, _ := s.Learnt()
-	var first *[]string
-	if len(lists) > 0 {
-		first = &lists[0]
-	}
-	if l := s.handler.learnt.Load(); l != nil && l.lists == first {
-		return l.offered
-	}
-	l := &learnt{lists: first, offered: common(lists)}
-	s.handler.learnt.Store(l)
-	return l.offered
-}
+func (s *session) offered() []string { return s.handler.common.Of(s.Learnt(), common) }
 
 // common is what can be offered when members showed these lists.
 func common(lists [][]string) []string {

@@ -3,7 +3,6 @@ package pop3
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
@@ -11,7 +10,7 @@ import (
 
 // Handler speaks POP3 for all sessions of a server. It holds no session's state.
 type Handler struct {
-	learnt atomic.Pointer[learnt]
+	common proxy.Common[[]string] // the capabilities shown before the login
 }
 
 var _ proxy.Handler = (*Handler)(nil)

@@ -9,18 +9,12 @@ import (
 // extensions are the Sieve extensions that are shown until members were seen: every server of today has them.
 const extensions = "fileinto reject envelope vacation"
 
-// learnt is what the members can do, worked out once for as long as it stays the same.
-type learnt struct {
-	lists   *[]string // the first of the lists it comes from: it tells them from later ones
-	offered []string  // lines of the capability listing
-}
-
 // showCapabilities writes the listing (RFC 5804 section 1.7) and the OK behind it.
 func (s *session) showCapabilities(text string) {
 	c := s.Client
 	c.Line(`"IMPLEMENTATION" "mailmux"`)
 	c.Line(`"SASL" "`, strings.Join(s.Mechanisms(), " "), `"`)
-	for _, line := range s.learnt() {
+	for _, line := range s.handler.common.Of(s.Learnt(), common) {
 		c.Line(line)
 	}
 	if s.CanStartTLS() {
@@ -31,21 +25,6 @@ func (s *session) showCapabilities(text string) {
 	}
 	c.Line(`"VERSION" "1.0"`)
 	c.Line(`OK "`, text, `"`)
-}
-
-// learnt are the lines for what every member can do by what the members showed so far.
-func (s *session) learnt() []string {
-	lists, _ := s.Learnt()
-	var first *[]string
-	if len(lists) > 0 {
-		first = &lists[0]
-	}
-	if l := s.handler.learnt.Load(); l != nil && l.lists == first {
-		return l.offered
-	}
-	l := &learnt{lists: first, offered: common(lists)}
-	s.handler.learnt.Store(l)
-	return l.offered
 }
 
 // common makes the lines that can be shown when members showed these lists. SIEVE has to be there, whatever they showed.

@@ -3,7 +3,6 @@ package sieve
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
@@ -11,7 +10,7 @@ import (
 
 // Handler speaks ManageSieve for all sessions of a server. It holds no session's state.
 type Handler struct {
-	learnt atomic.Pointer[learnt]
+	common proxy.Common[[]string] // lines of the capability listing
 }
 
 var _ proxy.Handler = (*Handler)(nil)

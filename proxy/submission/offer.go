@@ -9,12 +9,6 @@ import (
 	"mailmux/proxy/xclient"
 )
 
-// offer is the extensions that every member has, as they were at a generation of what the engine learnt.
-type offer struct {
-	generation uint64
-	lines      []string
-}
-
 // safeOffer is offered until a member has shown its own list. Every server of the last twenty years has them.
 var safeOffer = []string{"8BITMIME", "ENHANCEDSTATUSCODES", "PIPELINING"}
 
@@ -40,7 +34,7 @@ func offerable(list smtpwire.Extensions) smtpwire.Extensions {
 // showOffer answers EHLO.
 func (s *session) showOffer() {
 	lines := make([]string, 0, 24)
-	for _, line := range s.handler.offered(s.Learnt()) {
+	for _, line := range s.handler.common.Of(s.Learnt(), common) {
 		if line == "REQUIRETLS" && !s.Secure() { // RFC 8689 section 2: only inside TLS
 			continue
 		}
@@ -62,21 +56,12 @@ func (s *session) showOffer() {
 	s.Client.Line("250 HELP")
 }
 
-// offered is what all lists have in common. It is computed once a generation.
-func (h *Handler) offered(lists [][]string, generation uint64) []string {
-	if o := h.offer.Load(); o != nil && o.generation == generation {
-		return o.lines
-	}
-	lines := safeOffer
-	if len(lists) > 0 {
-		lines = common(lists)
-	}
-	h.offer.Store(&offer{generation, lines})
-	return lines
-}
-
-// common is the extensions that are in all lists with the same parameters, and SIZE with the smallest.
+// common is the extensions that are in all lists with the same parameters, and SIZE with the smallest; without lists it is
+// safeOffer.
 func common(lists [][]string) []string {
+	if len(lists) == 0 {
+		return safeOffer
+	}
 	var all []string
 	for _, line := range lists[0] {
 		keyword, _, _ := strings.Cut(line, " ")

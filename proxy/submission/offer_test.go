@@ -24,26 +24,11 @@ func TestCommon(t *testing.T) {
 		{"size that is none", [][]string{{"SIZE many"}, {"SIZE 99999999999999999999999"}}, []string{"SIZE"}},
 		{"overlong", [][]string{{"LIMITS " + strings.Repeat("x", 300)}}, nil},
 		{"nothing", [][]string{{}}, nil},
+		{"no member seen yet", nil, safeOffer},
 	} {
 		if got := common(tt.lists); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
-	}
-}
-
-func TestOfferIsComputedOncePerGeneration(t *testing.T) {
-	h := New()
-	if got := h.offered(nil, 0); !slices.Equal(got, safeOffer) {
-		t.Errorf("nothing learnt: %q", got)
-	}
-	if got := h.offered([][]string{{"DSN"}}, 1); !slices.Equal(got, []string{"DSN"}) {
-		t.Errorf("learnt: %q", got)
-	}
-	if got := h.offered(nil, 1); !slices.Equal(got, []string{"DSN"}) {
-		t.Errorf("same generation: %q", got)
-	}
-	if got := h.offered([][]string{{"DSN"}, {"SIZE"}}, 2); got != nil {
-		t.Errorf("another generation: %q", got)
 	}
 }
 

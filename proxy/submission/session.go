@@ -3,7 +3,6 @@ package submission
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
@@ -15,7 +14,7 @@ import (
 type Handler struct {
 	Prober
 
-	offer atomic.Pointer[offer]
+	common proxy.Common[[]string] // the extensions offered before the login
 }
 
 var _ proxy.Handler = (*Handler)(nil)
