@@ -97,6 +97,11 @@ func (c Cause) String() string {
 		"limit", "shutdown", "timeout", "garbage", "gone"}[c]
 }
 
+// EndedByEngine says whether the engine ends the session for this cause, and has the last word, by Handler.Bye.
+func (c Cause) EndedByEngine() bool {
+	return c == CauseLimit || c == CauseShutdown || c == CauseTimeout || c == CauseGarbage
+}
+
 // CauseOf sorts an error. In doubt it is temporary: an outage must never look like a wrong password.
 func CauseOf(err error) Cause {
 	var reply *Reply

@@ -111,7 +111,7 @@ func (srv *Server) endSession(s *Session, err error) {
 	}
 	switch {
 	case s.Client == nil:
-	case cause == CauseLimit, cause == CauseShutdown, cause == CauseTimeout, cause == CauseGarbage, errors.Is(err, errPanic):
+	case cause.EndedByEngine(), errors.Is(err, errPanic):
 		s.nc.SetDeadline(time.Now().Add(lastWordTimeout))
 		s.Client.Raw(s.state.Handlers[s.Service()].Bye(s, cause))
 		s.Client.Flush()

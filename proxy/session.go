@@ -18,9 +18,9 @@ type Handler interface {
 	// session ends. The engine closes both connections. A service without logins (lmtp, smtp) returns nil when the client
 	// has taken its leave in order.
 	//
-	// What Serve has to say, it has said when it returns, with one exception: errors of the causes CauseLimit,
-	// CauseShutdown, CauseTimeout, CauseGarbage and (after a panic) CauseTemporary are told by the engine, in the words of
-	// Bye. An error of Login whose cause is CauseLimit is such a one, too: Serve returns it and says nothing.
+	// What Serve has to say, it has said when it returns, with one exception: the causes of Cause.EndedByEngine, and a
+	// panic, which is CauseTemporary, are told by the engine, in the words of Bye. An error of Login may be of such a cause,
+	// too, as when a limit is reached: Serve returns it and says nothing.
 	Serve(ctx context.Context, s *Session) error
 	// Bye is the last line that a client is told when its session ends before the hand-over by the engine's will, with
 	// its line end; "" when the protocol has nothing to say. It is also called before Serve, for clients over a limit.

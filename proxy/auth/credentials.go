@@ -20,6 +20,22 @@ var (
 	ErrCredentials = errors.New("user name or password with illegal characters")
 )
 
+// Mistake puts an error that is the client's own into words for it, for protocols that have no codes for these; "" is any
+// other error.
+func Mistake(err error) string {
+	switch {
+	case errors.Is(err, ErrUnknownMechanism):
+		return "Unknown authentication mechanism"
+	case errors.Is(err, ErrCancelled):
+		return "Authentication cancelled"
+	case errors.Is(err, ErrMalformed):
+		return "Malformed authentication message"
+	case errors.Is(err, ErrChannelBinding):
+		return "Channel binding is not possible here"
+	}
+	return ""
+}
+
 // The mechanisms, by their registered names.
 const (
 	Plain       = "PLAIN"         // RFC 4616

@@ -50,17 +50,8 @@ const (
 // mistake is the text for an error of the client's own making, "" for any other.
 func mistake(err error) string {
 	var c complaint
-	switch {
-	case errors.As(err, &c):
+	if errors.As(err, &c) {
 		return string(c)
-	case errors.Is(err, auth.ErrUnknownMechanism):
-		return "Unknown authentication mechanism"
-	case errors.Is(err, auth.ErrCancelled):
-		return "Authentication cancelled"
-	case errors.Is(err, auth.ErrMalformed):
-		return "Malformed authentication message"
-	case errors.Is(err, auth.ErrChannelBinding):
-		return "Channel binding is not possible here"
 	}
-	return ""
+	return auth.Mistake(err)
 }

@@ -101,8 +101,7 @@ func (s *session) complain(err error) error {
 	return nil
 }
 
-// refuse tells the client why it is not logged in, and returns nil if it may try again. Of limits, timeouts and shutting
-// down the engine speaks itself, by Bye.
+// refuse tells the client why it is not logged in, and returns nil if it may try again.
 func (s *session) refuse(err error) error {
 	if mistake(err) != "" {
 		return s.complain(err)
@@ -110,8 +109,7 @@ func (s *session) refuse(err error) error {
 	cause := proxy.CauseOf(err)
 	var reply *proxy.Reply
 	switch {
-	case cause == proxy.CauseGone, cause == proxy.CauseLimit, cause == proxy.CauseShutdown, cause == proxy.CauseTimeout,
-		cause == proxy.CauseGarbage:
+	case cause == proxy.CauseGone, cause.EndedByEngine():
 		return err
 	case errors.As(err, &reply):
 		s.Client.Line(reply.Text)
