@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -88,17 +89,17 @@ const defaultFilter = "(&(objectClass=mailAccount)(|(mail={address})(mailAlterna
 
 // WithDefaults fills in what is absent.
 func (c Config) WithDefaults() Config {
-	fill(&c.Filter, defaultFilter)
-	fill(&c.Attributes.Host, "hostServer")
-	fill(&c.Attributes.OldHost, "oldHostServer")
-	fill(&c.Attributes.Login, "mail")
-	fill(&c.Attributes.Status, "mailUserStatus")
-	fill(&c.Timeout, 3*time.Second)
-	fill(&c.Connections, 4)
-	fill(&c.Cache.TTL, 5*time.Minute)
-	fill(&c.Cache.NegativeTTL, 10*time.Second)
-	fill(&c.Cache.Stale, 24*time.Hour)
-	fill(&c.Cache.MaxEntries, 1_000_000)
+	c.Filter = cmp.Or(c.Filter, defaultFilter)
+	c.Attributes.Host = cmp.Or(c.Attributes.Host, "hostServer")
+	c.Attributes.OldHost = cmp.Or(c.Attributes.OldHost, "oldHostServer")
+	c.Attributes.Login = cmp.Or(c.Attributes.Login, "mail")
+	c.Attributes.Status = cmp.Or(c.Attributes.Status, "mailUserStatus")
+	c.Timeout = cmp.Or(c.Timeout, 3*time.Second)
+	c.Connections = cmp.Or(c.Connections, 4)
+	c.Cache.TTL = cmp.Or(c.Cache.TTL, 5*time.Minute)
+	c.Cache.NegativeTTL = cmp.Or(c.Cache.NegativeTTL, 10*time.Second)
+	c.Cache.Stale = cmp.Or(c.Cache.Stale, 24*time.Hour)
+	c.Cache.MaxEntries = cmp.Or(c.Cache.MaxEntries, 1_000_000)
 	if c.StatusWords.Active == nil {
 		c.StatusWords.Active = []string{"active"}
 	}
@@ -109,13 +110,6 @@ func (c Config) WithDefaults() Config {
 		c.StatusWords.Disabled = []string{"disabled", "inactive", "deleted"}
 	}
 	return c
-}
-
-func fill[T comparable](field *T, value T) {
-	var absent T
-	if *field == absent {
-		*field = value
-	}
 }
 
 // Validate joins all faults of the configuration. It reads no file and asks no server.
@@ -251,8 +245,7 @@ func parseServer(s string) (address, error) {
 		if err != nil {
 			return address{}, fmt.Errorf("%q: write the socket's path with %%2F for each slash", s)
 		}
-		fill(&path, "/var/run/slapd/ldapi")
-		a.network, a.dial = "unix", path
+		a.network, a.dial = "unix", cmp.Or(path, "/var/run/slapd/ldapi")
 		return a, nil
 	case "ldaps":
 		port = "636"

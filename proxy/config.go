@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -154,29 +155,19 @@ const minIdle = 30 * time.Minute
 
 // WithDefaults fills in what is absent.
 func (l Limits) WithDefaults() Limits {
-	number := func(p *int, v int) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	span := func(p *time.Duration, v time.Duration) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	number(&l.Sessions, 100_000)
-	number(&l.PerAddress, 100)
-	number(&l.PerAccount, 50)
-	number(&l.BadCommands, 5)
-	number(&l.LineLength, 16384)
-	number(&l.EvacuationRate, 50)
-	span(&l.LoginTimeout, time.Minute)
-	span(&l.HandOverTimeout, 30*time.Second)
-	span(&l.IdleTimeout, 35*time.Minute)
-	span(&l.FailureDelay, time.Second)
-	span(&l.FailureDelayMax, 15*time.Second)
-	span(&l.DrainTimeout, 10*time.Second)
-	span(&l.CloseSpread, 10*time.Second)
+	l.Sessions = cmp.Or(l.Sessions, 100_000)
+	l.PerAddress = cmp.Or(l.PerAddress, 100)
+	l.PerAccount = cmp.Or(l.PerAccount, 50)
+	l.BadCommands = cmp.Or(l.BadCommands, 5)
+	l.LineLength = cmp.Or(l.LineLength, 16384)
+	l.EvacuationRate = cmp.Or(l.EvacuationRate, 50)
+	l.LoginTimeout = cmp.Or(l.LoginTimeout, time.Minute)
+	l.HandOverTimeout = cmp.Or(l.HandOverTimeout, 30*time.Second)
+	l.IdleTimeout = cmp.Or(l.IdleTimeout, 35*time.Minute)
+	l.FailureDelay = cmp.Or(l.FailureDelay, time.Second)
+	l.FailureDelayMax = cmp.Or(l.FailureDelayMax, 15*time.Second)
+	l.DrainTimeout = cmp.Or(l.DrainTimeout, 10*time.Second)
+	l.CloseSpread = cmp.Or(l.CloseSpread, 10*time.Second)
 	return l
 }
 

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -57,24 +58,15 @@ func (c *Config) Given() bool { return len(c.Endpoints) > 0 || c.Embedded != "" 
 
 // WithDefaults fills in what is absent.
 func (c Config) WithDefaults() Config {
-	span := func(p *time.Duration, v time.Duration) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	span(&c.Lease, 10*time.Second)
-	span(&c.Margin, min(3*time.Second, c.Lease/2))
-	span(&c.Timeout, 3*time.Second)
-	if c.Prefix == "" {
-		c.Prefix = "/mailmux/"
-	}
+	c.Lease = cmp.Or(c.Lease, 10*time.Second)
+	c.Margin = cmp.Or(c.Margin, min(3*time.Second, c.Lease/2))
+	c.Timeout = cmp.Or(c.Timeout, 3*time.Second)
+	c.Prefix = cmp.Or(c.Prefix, "/mailmux/")
+	c.OnOutage = cmp.Or(c.OnOutage, "refuse")
 	if c.Name == "" {
 		if name, err := os.Hostname(); err == nil {
 			c.Name = name
 		}
-	}
-	if c.OnOutage == "" {
-		c.OnOutage = "refuse"
 	}
 	return c
 }

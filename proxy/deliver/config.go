@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -58,27 +59,20 @@ type Config struct {
 
 // WithDefaults fills in what is absent.
 func (c Config) WithDefaults() Config {
-	def(&c.Protocol, "lmtp")
-	def(&c.BareNewlines, "refuse")
-	def(&c.MaxSize, 50<<20)
-	def(&c.MaxRecipients, 1000)
-	def(&c.MaxHops, 50)
-	def(&c.MessagesPerMinute, 600)
-	def(&c.ClientTimeout, 5*time.Minute)
-	def(&c.MemberTimeout, 2*time.Minute)
-	def(&c.IdleConnections, 8)
-	def(&c.IdleTimeout, 20*time.Second)
-	def(&c.MemoryPerMessage, 256<<10)
-	def(&c.Memory, 128<<20)
-	def(&c.TempDir, os.TempDir())
+	c.Protocol = cmp.Or(c.Protocol, "lmtp")
+	c.BareNewlines = cmp.Or(c.BareNewlines, "refuse")
+	c.MaxSize = cmp.Or(c.MaxSize, 50<<20)
+	c.MaxRecipients = cmp.Or(c.MaxRecipients, 1000)
+	c.MaxHops = cmp.Or(c.MaxHops, 50)
+	c.MessagesPerMinute = cmp.Or(c.MessagesPerMinute, 600)
+	c.ClientTimeout = cmp.Or(c.ClientTimeout, 5*time.Minute)
+	c.MemberTimeout = cmp.Or(c.MemberTimeout, 2*time.Minute)
+	c.IdleConnections = cmp.Or(c.IdleConnections, 8)
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, 20*time.Second)
+	c.MemoryPerMessage = cmp.Or(c.MemoryPerMessage, 256<<10)
+	c.Memory = cmp.Or(c.Memory, 128<<20)
+	c.TempDir = cmp.Or(c.TempDir, os.TempDir())
 	return c
-}
-
-func def[T comparable](p *T, value T) {
-	var zero T
-	if *p == zero {
-		*p = value
-	}
 }
 
 // Validate joins all faults; each begins with the key.

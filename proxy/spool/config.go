@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -37,21 +38,14 @@ type Config struct {
 
 // WithDefaults fills in what is absent.
 func (c Config) WithDefaults() Config {
-	fill(&c.MaxSize, 100<<30)
-	fill(&c.MinFree, 256<<20)
-	fill(&c.MaxAge, 120*time.Hour)
-	fill(&c.DelayWarning, 4*time.Hour)
-	fill(&c.FirstRetry, 5*time.Second)
-	fill(&c.MaxRetry, 30*time.Minute)
-	fill(&c.Concurrency, 10)
+	c.MaxSize = cmp.Or(c.MaxSize, 100<<30)
+	c.MinFree = cmp.Or(c.MinFree, 256<<20)
+	c.MaxAge = cmp.Or(c.MaxAge, 120*time.Hour)
+	c.DelayWarning = cmp.Or(c.DelayWarning, 4*time.Hour)
+	c.FirstRetry = cmp.Or(c.FirstRetry, 5*time.Second)
+	c.MaxRetry = cmp.Or(c.MaxRetry, 30*time.Minute)
+	c.Concurrency = cmp.Or(c.Concurrency, 10)
 	return c
-}
-
-func fill[T comparable](field *T, value T) {
-	var absent T
-	if *field == absent {
-		*field = value
-	}
 }
 
 // Enabled says whether there is a queue at all.
