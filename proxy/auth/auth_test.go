@@ -2,6 +2,7 @@ package auth
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -169,4 +170,17 @@ func FuzzBegin(f *testing.F) {
 			}
 		}
 	})
+}
+
+// However credentials are printed, their secrets are not.
+func TestSecretsAreNotPrinted(t *testing.T) {
+	relayed := &Credentials{Mechanism: OAuthBearer, User: "ann", initial: []byte("sesame")}
+	master := Master{User: "admin", Password: "sesame"}
+	for _, v := range []any{&Credentials{User: "ann", Password: "sesame"}, relayed, Told{User: "ann", Password: "sesame"}, master, &master} {
+		for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+			if got := fmt.Sprintf(format, v); strings.Contains(got, "sesame") || strings.Contains(got, "115 101") || strings.Contains(got, "0x73, 0x65") {
+				t.Errorf("%s of %T: %s", format, v, got)
+			}
+		}
+	}
 }

@@ -15,6 +15,12 @@ type Master struct {
 	Separator string
 }
 
+// String hides the password from logs.
+func (m Master) String() string { return m.User + " [redacted]" }
+
+// GoString hides the password from %#v.
+func (m Master) GoString() string { return m.String() }
+
 // Exchange is the client's half of a SASL exchange with a backend (the shape of go-sasl's Client).
 type Exchange interface {
 	// Start names the mechanism and gives the initial response; nil means there is none.
@@ -25,6 +31,12 @@ type Exchange interface {
 
 // Told is a login whose words are known: what a protocol's own LOGIN or USER/PASS command needs.
 type Told struct{ Authzid, User, Password string }
+
+// String hides the password from logs.
+func (t Told) String() string { return t.User + " [redacted]" }
+
+// GoString hides the password from %#v.
+func (t Told) GoString() string { return t.String() }
 
 // Backend says how to state the credentials to a backend: under the account's canonical name there, by a master user if
 // master is not nil. ok is false for a relayed mechanism, which goes by Exchange alone.

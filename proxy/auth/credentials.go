@@ -76,6 +76,12 @@ type Credentials struct {
 	relayed bool
 }
 
+// String hides the secrets from logs.
+func (c *Credentials) String() string { return c.User + " [redacted]" }
+
+// GoString hides the secrets from %#v.
+func (c *Credentials) GoString() string { return c.String() }
+
 // Password builds the credentials of a protocol's own login command.
 func Password(user, password string) (*Credentials, error) {
 	c := &Credentials{User: user, Password: password}
