@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -12,41 +11,12 @@ import (
 	"mailmux/proxy"
 	"mailmux/proxy/auth"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/prototest"
 	"mailmux/proxy/wire"
 )
 
-// tape is a connection whose other end says its packets one by one, whatever it hears, and hangs up.
-type tape struct {
-	net.Conn // nil: what is not here is not used
-	packets  []string
-	heard    bytes.Buffer
-	writes   int
-}
-
-func (t *tape) Read(p []byte) (int, error) {
-	if len(t.packets) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, t.packets[0])
-	if t.packets[0] = t.packets[0][n:]; t.packets[0] == "" {
-		t.packets = t.packets[1:]
-	}
-	return n, nil
-}
-
-func (t *tape) Write(p []byte) (int, error) {
-	t.writes++
-	return t.heard.Write(p)
-}
-
-// newTape makes a packet of each line.
-func newTape(says string) (*tape, *wire.Conn) {
-	t := &tape{}
-	for line := range strings.Lines(says) {
-		t.packets = append(t.packets, line)
-	}
-	return t, wire.NewConn(t, 1024)
-}
+// newTape is a member that says its lines and hangs up.
+func newTape(says string) (*prototest.Tape, *wire.Conn) { return prototest.NewTape(says, 1024) }
 
 func TestRefusal(t *testing.T) {
 	for line, want := range map[string]string{
@@ -138,8 +108,8 @@ func TestEnterByPassword(t *testing.T) {
 		m := tc.member
 		m.Conn = c
 		err := m.enterByPassword(told)
-		if !errors.Is(err, tc.err) || tape.heard.String() != tc.want || tape.writes != tc.writes || m.welcome != tc.welcome {
-			t.Errorf("%s: %v, heard %q in %d writes, welcome %q", tc.name, err, tape.heard.String(), tape.writes, m.welcome)
+		if !errors.Is(err, tc.err) || tape.Heard.String() != tc.want || tape.Writes != tc.writes || m.welcome != tc.welcome {
+			t.Errorf("%s: %v, heard %q in %d writes, welcome %q", tc.name, err, tape.Heard.String(), tape.Writes, m.welcome)
 		}
 	}
 }
@@ -149,36 +119,17 @@ func TestEnterByPasswordIllegal(t *testing.T) {
 	for _, told := range []auth.Told{{User: "ann\r\nDELE 1"}, {User: "ann", Password: "x\ny"}, {User: "a\x00b"}} {
 		tape, c := newTape("+OK\r\n+OK\r\n")
 		err := (&member{Conn: c}).enterByPassword(told)
-		if proxy.CauseOf(err) != proxy.CauseTemporary || tape.heard.Len() > 0 {
-			t.Errorf("%q: %v, heard %q", told.User, err, tape.heard.String())
+		if proxy.CauseOf(err) != proxy.CauseTemporary || tape.Heard.Len() > 0 {
+			t.Errorf("%q: %v, heard %q", told.User, err, tape.Heard.String())
 		}
 	}
-}
-
-// script answers challenges one after the other.
-type script struct {
-	mechanism string
-	initial   []byte
-	answers   []string
-	asked     []string
-}
-
-func (s *script) Start() (string, []byte, error) { return s.mechanism, s.initial, nil }
-func (s *script) Next(challenge []byte) ([]byte, error) {
-	s.asked = append(s.asked, string(challenge))
-	if len(s.answers) == 0 {
-		return nil, errors.New("asked too much")
-	}
-	answer := s.answers[0]
-	s.answers = s.answers[1:]
-	return []byte(answer), nil
 }
 
 func TestEnterByExchange(t *testing.T) {
 	long := bytes.Repeat([]byte("x"), 300)
 	for _, tc := range []struct {
 		name     string
-		exchange *script
+		exchange *prototest.Exchange
 		says     string
 		want     string
 		asked    []string
@@ -186,47 +137,47 @@ func TestEnterByExchange(t *testing.T) {
 		err      error
 	}{
 		{
-			name: "initial response", exchange: &script{mechanism: "PLAIN", initial: []byte("a")},
+			name: "initial response", exchange: &prototest.Exchange{Mechanism: "PLAIN", Initial: []byte("a")},
 			says: "+OK in\r\n", want: "AUTH PLAIN YQ==\r\n", welcome: "+OK in",
 		},
 		{
-			name: "empty initial response", exchange: &script{mechanism: "EXTERNAL", initial: []byte{}},
+			name: "empty initial response", exchange: &prototest.Exchange{Mechanism: "EXTERNAL", Initial: []byte{}},
 			says: "+OK in\r\n", want: "AUTH EXTERNAL =\r\n", welcome: "+OK in",
 		},
 		{
-			name: "too long for the line", exchange: &script{mechanism: "PLAIN", initial: long}, says: "+ \r\n+OK in\r\n",
+			name: "too long for the line", exchange: &prototest.Exchange{Mechanism: "PLAIN", Initial: long}, says: "+ \r\n+OK in\r\n",
 			want: "AUTH PLAIN\r\n" + strings.Repeat("eHh4", 100) + "\r\n", welcome: "+OK in",
 		},
 		{
-			name: "challenges", exchange: &script{mechanism: "X", initial: []byte("a"), answers: []string{"b", ""}},
+			name: "challenges", exchange: &prototest.Exchange{Mechanism: "X", Initial: []byte("a"), Answers: []string{"b", ""}},
 			says: "+ YzE=\r\n+\r\n+OK in\r\n", want: "AUTH X YQ==\r\nYg==\r\n\r\n", asked: []string{"c1", ""}, welcome: "+OK in",
 		},
 		{
-			name: "refused after the error was relayed", exchange: &script{mechanism: "X", initial: []byte("a"), answers: []string{"\x01"}},
+			name: "refused after the error was relayed", exchange: &prototest.Exchange{Mechanism: "X", Initial: []byte("a"), Answers: []string{"\x01"}},
 			says: "+ e30=\r\n-ERR [AUTH] no\r\n", want: "AUTH X YQ==\r\nAQ==\r\n", asked: []string{"{}"}, err: proxy.ErrRejected,
 		},
 		{
-			name: "no base64", exchange: &script{mechanism: "X", initial: []byte("a")},
+			name: "no base64", exchange: &prototest.Exchange{Mechanism: "X", Initial: []byte("a")},
 			says: "+ ?\r\n", want: "AUTH X YQ==\r\n", err: proxy.ErrProtocol,
 		},
 	} {
 		tape, c := newTape(tc.says)
 		m := &member{Conn: c}
 		err := m.enterByExchange(tc.exchange)
-		if !errors.Is(err, tc.err) || tape.heard.String() != tc.want || !slices.Equal(tc.exchange.asked, tc.asked) || m.welcome != tc.welcome {
-			t.Errorf("%s: %v, heard %q, asked %q, welcome %q", tc.name, err, tape.heard.String(), tc.exchange.asked, m.welcome)
+		if !errors.Is(err, tc.err) || tape.Heard.String() != tc.want || !slices.Equal(tc.exchange.Asked, tc.asked) || m.welcome != tc.welcome {
+			t.Errorf("%s: %v, heard %q, asked %q, welcome %q", tc.name, err, tape.Heard.String(), tc.exchange.Asked, m.welcome)
 		}
 	}
 }
 
 func TestEnterByExchangeEndless(t *testing.T) {
 	_, c := newTape(strings.Repeat("+ YQ==\r\n", 1000))
-	exchange := &script{mechanism: "X", initial: []byte("a"), answers: slices.Repeat([]string{"a"}, 1000)}
+	exchange := &prototest.Exchange{Mechanism: "X", Initial: []byte("a"), Answers: slices.Repeat([]string{"a"}, 1000)}
 	if err := (&member{Conn: c}).enterByExchange(exchange); !errors.Is(err, proxy.ErrProtocol) {
 		t.Errorf("got %v, want ErrProtocol", err)
 	}
-	if len(exchange.asked) > maxChallenges {
-		t.Errorf("%d challenges were answered", len(exchange.asked))
+	if len(exchange.Asked) > maxChallenges {
+		t.Errorf("%d challenges were answered", len(exchange.Asked))
 	}
 }
 
@@ -262,11 +213,11 @@ func TestProbe(t *testing.T) {
 	} {
 		tape, _ := newTape(tc.says)
 		if tc.together {
-			tape.packets = []string{tape.packets[0], strings.Join(tape.packets[1:], "")}
+			tape.Packets = []string{tape.Packets[0], strings.Join(tape.Packets[1:], "")}
 		}
 		got, err := New().Probe(t.Context(), tape, tc.probe)
-		if !errors.Is(err, tc.err) || !slices.Equal(got, tc.want) || (got == nil) != (tc.want == nil) || tape.heard.String() != tc.heard {
-			t.Errorf("%s: %q, %v, heard %q", tc.name, got, err, tape.heard.String())
+		if !errors.Is(err, tc.err) || !slices.Equal(got, tc.want) || (got == nil) != (tc.want == nil) || tape.Heard.String() != tc.heard {
+			t.Errorf("%s: %q, %v, heard %q", tc.name, got, err, tape.Heard.String())
 		}
 	}
 }
@@ -283,14 +234,14 @@ func FuzzMember(f *testing.F) {
 		if password {
 			err = m.enterByPassword(auth.Told{User: "ann", Password: "sesame"})
 		} else {
-			err = m.enterByExchange(&script{mechanism: "X", initial: []byte("a"), answers: []string{"b"}})
+			err = m.enterByExchange(&prototest.Exchange{Mechanism: "X", Initial: []byte("a"), Answers: []string{"b"}})
 		}
 		shown := m.welcome
 		var reply *proxy.Reply
 		if errors.As(err, &reply) {
 			shown = reply.Text
 		}
-		if strings.ContainsFunc(shown, isControl) || err == nil && !strings.HasPrefix(shown, "+OK") ||
+		if strings.ContainsFunc(shown, prototest.IsControl) || err == nil && !strings.HasPrefix(shown, "+OK") ||
 			reply != nil && !strings.HasPrefix(shown, "-ERR [") {
 			t.Errorf("a client would see %q (%v)", shown, err)
 		}

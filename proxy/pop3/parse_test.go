@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"mailmux/proxy/auth"
+	"mailmux/proxy/prototest"
 )
 
 func TestSplit(t *testing.T) {
@@ -145,10 +146,8 @@ func FuzzLine(f *testing.F) {
 			t.Errorf("%q is no response code", code)
 		}
 		shown := printable(line)
-		if len(shown) > maxReply+2*len(line) || !utf8.ValidString(shown) || strings.ContainsFunc(shown, isControl) {
+		if len(shown) > maxReply+2*len(line) || !utf8.ValidString(shown) || strings.ContainsFunc(shown, prototest.IsControl) {
 			t.Errorf("a client would see %q", shown)
 		}
 	})
 }
-
-func isControl(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }

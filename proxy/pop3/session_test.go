@@ -35,41 +35,22 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, state uint8, says string) {
 		synctest.Test(t, func(t *testing.T) {
 			w := prototest.NewWorld(t, New(), "pop3", files, settings...)
-			heard := make(chan error, 100)
-			go playMembers(w, heard)
-			c := w.Connect()
-			if _, err := io.WriteString(c, beginnings[int(state)%len(beginnings)]+says); err != nil {
-				t.Error(err)
-			}
-			c.CloseWrite()
-			answers, _ := io.ReadAll(c)
-			c.Close()
-			w.Server.Close()
+			end := w.PlayMembers(playMember)
+			answers := w.Say(t, beginnings[int(state)%len(beginnings)]+says)
 			synctest.Wait()
-			close(w.Dials)
-			for err := range heard {
+			if err := end(); err != nil {
 				t.Error(err)
 			}
-			text, _, _ := strings.Cut(string(answers), "+OK welcome\r\n") // what follows is the member's
-			if !utf8.ValidString(text) || strings.ContainsFunc(strings.ReplaceAll(text, "\r\n", ""), isControl) {
+			text, _, _ := strings.Cut(answers, "+OK welcome\r\n") // what follows is the member's
+			if !utf8.ValidString(text) || strings.ContainsFunc(strings.ReplaceAll(text, "\r\n", ""), prototest.IsControl) {
 				t.Errorf("the client hears %q", text)
 			}
 		})
 	})
 }
 
-// playMembers lets everybody in but those with the password "wrong", and reports what is no login.
-func playMembers(w *prototest.World, heard chan<- error) {
-	defer close(heard)
-	for dial := range w.Dials {
-		if err := playMember(dial.Conn); err != nil {
-			heard <- err
-		}
-		dial.Conn.Close()
-	}
-}
-
-func playMember(c io.ReadWriter) error {
+// playMember lets everybody in but those with the password "wrong", and reports what is no login.
+func playMember(c *prototest.Conn) error {
 	io.WriteString(c, "+OK ready\r\n")
 	r := bufio.NewReader(c)
 	for {
@@ -98,8 +79,7 @@ func playMember(c io.ReadWriter) error {
 // What mailmux itself costs for a session from the connection to the hand-over and its end, on connections in memory.
 func BenchmarkLogin(b *testing.B) {
 	w := prototest.NewWorld(b, New(), "pop3", prototest.NewFiles(b))
-	heard := make(chan error, 100)
-	go playMembers(w, heard)
+	end := w.PlayMembers(playMember)
 	b.ReportAllocs()
 	for b.Loop() {
 		c := w.Connect()
@@ -112,9 +92,7 @@ func BenchmarkLogin(b *testing.B) {
 		c.Close()
 	}
 	b.StopTimer()
-	w.Server.Close()
-	close(w.Dials)
-	for err := range heard {
+	if err := end(); err != nil {
 		b.Error(err)
 	}
 }

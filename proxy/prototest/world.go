@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -255,6 +256,40 @@ func (w *World) RefuseDials(refuse bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.refuses = refuse
+}
+
+// PlayMembers has each member that mailmux dials played by play, which says by an error that it has heard what no member
+// may hear. The function returned ends the world, and gives all errors.
+func (w *World) PlayMembers(play func(*Conn) error) (end func() error) {
+	heard := make(chan error)
+	go func() {
+		var faults []error
+		for dial := range w.Dials {
+			if err := play(dial.Conn); err != nil {
+				faults = append(faults, err)
+			}
+			dial.Conn.Close()
+		}
+		heard <- errors.Join(faults...)
+	}()
+	return func() error {
+		w.Server.Close()
+		close(w.Dials)
+		return <-heard
+	}
+}
+
+// Say has a client say all of a text and no more, and returns what it hears until mailmux ends the session.
+func (w *World) Say(t testing.TB, text string) (heard string) {
+	t.Helper()
+	c := w.Connect()
+	defer c.Close()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Error(err)
+	}
+	c.CloseWrite()
+	answers, _ := io.ReadAll(c)
+	return string(answers)
 }
 
 func (w *World) dial(ctx context.Context, m *backend.Member, service string, info backend.DialInfo) (net.Conn, error) {

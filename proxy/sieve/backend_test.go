@@ -10,8 +10,12 @@ import (
 
 	"mailmux/proxy"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/prototest"
 	"mailmux/proxy/wire"
 )
+
+// newTape is a member that says its lines and hangs up.
+func newTape(says string) (*prototest.Tape, *wire.Conn) { return prototest.NewTape(says, 4096) }
 
 func TestReadResponse(t *testing.T) {
 	for says, want := range map[string]string{
@@ -110,44 +114,27 @@ func TestAnswered(t *testing.T) {
 	}
 }
 
-// script answers challenges one after the other.
-type script struct {
-	answers []string
-	asked   []string
-}
-
-func (s *script) Start() (string, []byte, error) { return "X", []byte("a"), nil }
-func (s *script) Next(challenge []byte) ([]byte, error) {
-	s.asked = append(s.asked, string(challenge))
-	if len(s.answers) == 0 {
-		return nil, errors.New("asked too much")
-	}
-	answer := s.answers[0]
-	s.answers = s.answers[1:]
-	return []byte(answer), nil
-}
-
 func TestConverse(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
-		exchange *script
+		exchange *prototest.Exchange
 		says     string
 		want     string
 		asked    []string
 		line     string
 		err      error
 	}{
-		{name: "at once", exchange: &script{}, says: "OK\r\n", line: "OK"},
+		{name: "at once", exchange: &prototest.Exchange{}, says: "OK\r\n", line: "OK"},
 		{
-			name: "challenges", exchange: &script{answers: []string{"b", ""}}, says: "\"YzE=\"\r\n{0}\r\n\r\nOK \"in\"\r\n",
+			name: "challenges", exchange: &prototest.Exchange{Answers: []string{"b", ""}}, says: "\"YzE=\"\r\n{0}\r\n\r\nOK \"in\"\r\n",
 			want: "\"Yg==\"\r\n\"\"\r\n", asked: []string{"c1", ""}, line: `OK "in"`,
 		},
 		{
-			name: "a long answer", exchange: &script{answers: []string{strings.Repeat("x", 900)}}, says: "\"\"\r\nNO\r\n",
+			name: "a long answer", exchange: &prototest.Exchange{Answers: []string{strings.Repeat("x", 900)}}, says: "\"\"\r\nNO\r\n",
 			want: "{1200+}\r\n" + strings.Repeat("eHh4", 300) + "\r\n", asked: []string{""}, line: "NO",
 		},
-		{name: "no base64", exchange: &script{}, says: "\"?\"\r\n", err: proxy.ErrProtocol},
-		{name: "hangs up", exchange: &script{}, says: "", err: io.EOF},
+		{name: "no base64", exchange: &prototest.Exchange{}, says: "\"?\"\r\n", err: proxy.ErrProtocol},
+		{name: "hangs up", exchange: &prototest.Exchange{}, says: "", err: io.EOF},
 	} {
 		tape, c := newTape(tc.says)
 		r, err := converse(c, tc.exchange)
@@ -155,14 +142,14 @@ func TestConverse(t *testing.T) {
 		if r != nil {
 			line = r.line()
 		}
-		if !errors.Is(err, tc.err) || tape.heard.String() != tc.want || !slices.Equal(tc.exchange.asked, tc.asked) || line != tc.line {
-			t.Errorf("%s: %q, %v, heard %q, asked %q", tc.name, line, err, tape.heard.String(), tc.exchange.asked)
+		if !errors.Is(err, tc.err) || tape.Heard.String() != tc.want || !slices.Equal(tc.exchange.Asked, tc.asked) || line != tc.line {
+			t.Errorf("%s: %q, %v, heard %q, asked %q", tc.name, line, err, tape.Heard.String(), tc.exchange.Asked)
 		}
 	}
 	_, c := newTape(strings.Repeat("\"YQ==\"\r\n", 1000))
-	exchange := &script{answers: slices.Repeat([]string{"a"}, 1000)}
-	if _, err := converse(c, exchange); !errors.Is(err, proxy.ErrProtocol) || len(exchange.asked) > maxChallenges {
-		t.Errorf("an endless member: %v after %d challenges", err, len(exchange.asked))
+	exchange := &prototest.Exchange{Answers: slices.Repeat([]string{"a"}, 1000)}
+	if _, err := converse(c, exchange); !errors.Is(err, proxy.ErrProtocol) || len(exchange.Asked) > maxChallenges {
+		t.Errorf("an endless member: %v after %d challenges", err, len(exchange.Asked))
 	}
 }
 
@@ -178,8 +165,8 @@ func TestBegin(t *testing.T) {
 	} {
 		tape, c := newTape("")
 		begin(c, "X", tc.initial)
-		if err := c.Flush(); err != nil || tape.heard.String() != tc.want {
-			t.Errorf("heard %q, %v; want %q", tape.heard.String(), err, tc.want)
+		if err := c.Flush(); err != nil || tape.Heard.String() != tc.want {
+			t.Errorf("heard %q, %v; want %q", tape.Heard.String(), err, tc.want)
 		}
 	}
 }
@@ -212,11 +199,11 @@ func TestProbe(t *testing.T) {
 	} {
 		tape, _ := newTape(tc.says)
 		if tc.together {
-			tape.packets = []string{tc.says}
+			tape.Packets = []string{tc.says}
 		}
 		got, err := New().Probe(t.Context(), tape, tc.probe)
-		if !errors.Is(err, tc.err) || !slices.Equal(got, tc.want) || tape.heard.String() != tc.heard {
-			t.Errorf("%s: %q, %v, heard %q", tc.name, got, err, tape.heard.String())
+		if !errors.Is(err, tc.err) || !slices.Equal(got, tc.want) || tape.Heard.String() != tc.heard {
+			t.Errorf("%s: %q, %v, heard %q", tc.name, got, err, tape.Heard.String())
 		}
 	}
 }
@@ -235,11 +222,11 @@ func FuzzMember(f *testing.F) {
 			t.Errorf("%d capabilities", len(l.lines))
 		}
 		for _, line := range common([][]string{l.lines}) {
-			if strings.ContainsFunc(line, isControl) {
+			if strings.ContainsFunc(line, prototest.IsControl) {
 				t.Errorf("a client would see %q", line)
 			}
 		}
-		r, err := converse(c, &script{answers: []string{"b"}})
+		r, err := converse(c, &prototest.Exchange{Answers: []string{"b"}})
 		if err != nil {
 			return
 		}
@@ -251,7 +238,7 @@ func FuzzMember(f *testing.F) {
 		} else if errors.As(err, &reply) {
 			shown = reply.Text
 		}
-		if strings.ContainsFunc(shown, isControl) || reply != nil && !strings.HasPrefix(shown, "NO (") {
+		if strings.ContainsFunc(shown, prototest.IsControl) || reply != nil && !strings.HasPrefix(shown, "NO (") {
 			t.Errorf("a client would see %q", shown)
 		}
 		if _, err := readResponseOf(shown); shown != "" && err != nil {

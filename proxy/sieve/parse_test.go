@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"mailmux/proxy/auth"
+	"mailmux/proxy/prototest"
 	"mailmux/proxy/wire"
 )
 
@@ -169,7 +170,7 @@ func FuzzReadTokens(f *testing.F) {
 				if token.kind == atom && (token.text == "" || strings.ContainsFunc(token.text, func(r rune) bool { return r <= ' ' || r >= 0x7f })) {
 					t.Errorf("%q is no atom", token.text)
 				}
-				if q := quote(token.text); strings.ContainsFunc(q, isControl) || !utf8.ValidString(q) {
+				if q := quote(token.text); strings.ContainsFunc(q, prototest.IsControl) || !utf8.ValidString(q) {
 					t.Errorf("a client would see %q", q)
 				}
 			}

@@ -36,22 +36,13 @@ func FuzzSession(f *testing.F) {
 	f.Fuzz(func(t *testing.T, state uint8, says string) {
 		synctest.Test(t, func(t *testing.T) {
 			w := prototest.NewWorld(t, New(), "sieve", files, settings...)
-			heard := make(chan error, 100)
-			go playMembers(w, heard)
-			c := w.Connect()
-			if _, err := io.WriteString(c, beginnings[int(state)%len(beginnings)]+says); err != nil {
-				t.Error(err)
-			}
-			c.CloseWrite()
-			answers, _ := io.ReadAll(c)
-			c.Close()
-			w.Server.Close()
+			end := w.PlayMembers(playMember)
+			answers := w.Say(t, beginnings[int(state)%len(beginnings)]+says)
 			synctest.Wait()
-			close(w.Dials)
-			for err := range heard {
+			if err := end(); err != nil {
 				t.Error(err)
 			}
-			text, _, _ := strings.Cut(string(answers), "OK \"welcome\"\r\n") // what follows is the member's
+			text, _, _ := strings.Cut(answers, "OK \"welcome\"\r\n") // what follows is the member's
 			checkAnswers(t, text)
 		})
 	})
@@ -81,17 +72,7 @@ func checkAnswers(t *testing.T, answers string) {
 	}
 }
 
-// playMembers lets everybody in but those with the password "wrong", and reports what is no login.
-func playMembers(w *prototest.World, heard chan<- error) {
-	defer close(heard)
-	for dial := range w.Dials {
-		if err := playMember(dial.Conn); err != nil {
-			heard <- err
-		}
-		dial.Conn.Close()
-	}
-}
-
+// playMember lets everybody in but those with the password "wrong", and reports what is no login.
 func playMember(nc *prototest.Conn) error {
 	c := wire.NewConn(nc, 1<<20)
 	c.Line(`"SASL" "PLAIN"`)
