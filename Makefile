@@ -37,7 +37,7 @@ check: ## Check formatting, vet, staticcheck, and the rules of the layout.
 	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
-	$(GO) test -run 'TestLayout|TestPackageDocs' ./integration
+	$(GO) test -run 'TestLayout|TestPackageDocs|TestProtocolsOwnOnlyWords' ./integration
 
 demo: ## Show the whole thing: a directory, two backends, logins, a failover. Needs nothing installed.
 	$(GO) run ./tools/demo

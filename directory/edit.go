@@ -150,9 +150,6 @@ func fromLDAP(e *ldap.Entry) *entry {
 	return converted
 }
 
-// SameDN says whether two DNs name the same entry.
-func SameDN(a, b string) bool { return foldDN(a) == foldDN(b) }
-
 // CanonicalDN is the same for all ways to write a DN.
 func CanonicalDN(dn string) string { return foldDN(dn) }
 
