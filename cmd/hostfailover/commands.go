@@ -60,8 +60,9 @@ Nothing is changed without -apply. Each change is a compare-and-set in the direc
 		{
 			name: "undo", args: "-journal FILE [-apply]", short: "revert what a run did",
 			long:   "Reverts the changes in a journal, last one first, each by compare-and-set: what was changed again since is left alone and reported. The undoing run writes a journal of its own, FILE.undo-TIME.",
-			groups: []group{directoryFlags, runFlags, frontendFlags},
+			groups: []group{directoryFlags, undoFlags, frontendFlags},
 			own: group{"What", func(o *options, f *flag.FlagSet) {
+				f.StringVar(&o.journal, "journal", "", "revert the changes in this `FILE`")
 				f.StringVar(&o.run, "run", "", "only the run with this `ID`, when the journal has several")
 			}},
 			run: runUndo,

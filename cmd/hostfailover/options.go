@@ -81,7 +81,7 @@ var directoryFlags = group{"The directory", func(o *options, f *flag.FlagSet) {
 	f.StringVar(&o.hostAttribute, "host-attribute", "", "`NAME` of the home host's attribute (default hostServer)")
 	f.StringVar(&o.oldHostAttribute, "old-host-attribute", "", "`NAME` of the original home host's attribute (default oldHostServer)")
 	f.StringVar(&o.loginAttribute, "login-attribute", "", "`NAME` of the login name's attribute (default mail)")
-	f.DurationVar(&o.wait, "wait", time.Minute, "how `LONG` to wait for a directory that goes away")
+	f.DurationVar(&o.wait, "wait", time.Minute, "wait this `TIME` for a directory that goes away to come back")
 }}
 
 var selectionFlags = group{"Which accounts", func(o *options, f *flag.FlagSet) {
@@ -92,17 +92,24 @@ var selectionFlags = group{"Which accounts", func(o *options, f *flag.FlagSet) {
 }}
 
 var runFlags = group{"The run", func(o *options, f *flag.FlagSet) {
+	registerRun(o, f)
+	f.StringVar(&o.journal, "journal", "", "write the journal to this `FILE` (default hostfailover-TIME.journal in the working directory)")
+}}
+
+// undoFlags are those of a run whose -journal is the one to revert.
+var undoFlags = group{"The run", registerRun}
+
+func registerRun(o *options, f *flag.FlagSet) {
 	f.BoolVar(&o.apply, "apply", false, "change the directory; without it, say what would be changed")
 	f.BoolVar(&o.yes, "yes", false, "do not ask, however many accounts it is")
 	f.Float64Var(&o.maxShare, "max-share", 0.5, "ask when more than this `SHARE` of all accounts would be changed")
-	f.StringVar(&o.journal, "journal", "", "write the journal to this `FILE` (default hostfailover-TIME.journal in the working directory)")
 	f.StringVar(&o.transaction, "txn", "auto", "LDAP transactions: `MODE` auto (until one aborts), on, or off")
-	f.IntVar(&o.batch, "batch", 0, "changes in one transaction, a `NUMBER` (default 1000)")
-	f.IntVar(&o.connections, "connections", 4, "connections for changes without transactions, a `NUMBER`")
+	f.IntVar(&o.batch, "batch", 0, "at most this `NUMBER` of changes in one transaction (default 1000)")
+	f.IntVar(&o.connections, "connections", 4, "make changes without transactions over this `NUMBER` of connections")
 	f.IntVar(&o.rate, "rate", 0, "at most this `NUMBER` of changes a second")
 	f.BoolVar(&o.verbose, "v", false, "name every account, also the ones that are left alone")
 	f.BoolVar(&o.json, "json", false, "write events as JSON, one a line, to the standard output")
-}}
+}
 
 var frontendFlags = group{"The frontends", func(o *options, f *flag.FlagSet) {
 	f.Var(&o.notify, "notify", "tell the frontend with this admin `SOCKET` (a path, unix:PATH or http URL) to forget the accounts; may be given several times")

@@ -76,7 +76,7 @@ func filterFlags(f *flag.FlagSet) {
 	f.String("account", "", "sessions of this `name`")
 	f.String("host", "", "sessions whose home host is this `name`")
 	f.String("member", "", "sessions on this member, by its `name`")
-	f.String("service", "", "imap, pop3, submission or sieve")
+	f.String("service", "", "sessions of this `service`, such as imap")
 	f.String("client", "", "sessions from this `address` or network")
 	f.String("id", "", "the session of this `id`")
 }
