@@ -25,8 +25,9 @@ const (
 
 // Listener is one listening address.
 type Listener struct {
-	// Service is the protocol spoken: imap, pop3, submission or sieve for mail programs, lmtp for MTAs that hand over mail, smtp for other
-	// sites that send it, outgoing for what the backends themselves send to whomever (section outgoing).
+	// Service is the protocol spoken: imap, pop3, submission or sieve for mail programs, lmtp for MTAs that hand over
+	// mail, smtp for other sites that send it, outgoing for what the backends themselves send to whomever (section
+	// outgoing).
 	Service string `yaml:"service"`
 	// Address to listen on, host:port; an empty host is every address of the machine.
 	Address string `yaml:"address"`

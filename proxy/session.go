@@ -60,7 +60,7 @@ type Session struct {
 // ID is the session's id: in the log, in what the client is told, and in the backend's log.
 func (s *Session) ID() string { return s.id }
 
-// Service is the listener's service: imap, pop3, submission, sieve.
+// Service is the listener's service, as Listener.Service names it.
 func (s *Session) Service() string { return s.listener.Service }
 
 // Hostname is the name this frontend goes by.

@@ -39,8 +39,8 @@ const (
 // tried, each within connect_timeout. Too many connects at a time wait for their turn. Implicit TLS is for the caller.
 //
 // A connect that fails counts against the member at once, unless ctx was canceled or the shortage is ours or the DNS's;
-// the error is a *DialError then. ErrLoop is an address of our own, ErrBusy a queue that is full, ErrDown a member that went down while
-// this session waited.
+// the error is a *DialError then. ErrLoop is an address of our own, ErrBusy a queue that is full, ErrDown a member that
+// went down while this session waited.
 func (m *Member) Dial(ctx context.Context, service string, d DialInfo) (*splice.Sock, error) {
 	i, ok := serviceIndex(service)
 	if !ok {

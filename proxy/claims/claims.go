@@ -37,7 +37,8 @@ type Hosts interface {
 
 // Metrics counts what claims cost. Its methods are called from many goroutines, and do not wait.
 type Metrics interface {
-	// ClaimTransaction counts a request to etcd: what is take, release, renew or other; ok is false for one that was not answered.
+	// ClaimTransaction counts a request to etcd: what is take, release, renew or other; ok is false for one that was
+	// not answered.
 	ClaimTransaction(what string, ok bool, took time.Duration)
 }
 

@@ -1,7 +1,8 @@
 // Package claims agrees with all frontends of a site, through etcd, on the one member that an account is on: it is what
 // a host with sticky: claim asks. Two members at once can corrupt a mailbox on shared storage, and a hash, which needs no
-// agreement, has two answers while frontends see an outage at different moments: in a storm of 30 s over three frontends
-// (integration, make soak-claims) accounts were on two members 26 times with sticky: hash, and never with sticky: claim.
+// agreement, has two answers while frontends see an outage at different moments. Half a minute of a storm over three
+// frontends had accounts on two members 107 times with sticky: hash, ten minutes of it never with sticky: claim (make
+// soak-claims; examples/cluster-of-clusters tells of it).
 //
 // # What is in etcd
 //
@@ -45,13 +46,14 @@
 // # A frontend that loses etcd fences itself
 //
 // The lease is renewed each fifth of its time. etcd ends it no sooner than claims.lease after it has received the last
-// renewal, which was not before we sent it. So the frontend remembers when it sent the last one that was answered; that,
-// plus claims.lease, minus claims.margin, is its deadline, on a clock that goes on while the machine sleeps
-// (CLOCK_BOOTTIME). At the deadline it closes the gate of the lease: no byte of a claimed session is read or written any
-// more, and all of them are closed, which takes some 150 µs a session (4,000 were measured at 625 ms): with more than 10,000 the
-// guard (below) helps, or a larger margin. The margin is for the time that this takes, for clocks that do not run alike, and for
-// an etcd leader that is deposed and has answered a renewal before it knew (about one election timeout of etcd, 1 s).
-// Whatever becomes of the lease then, this frontend starts anew with another one, and holds nothing under it.
+// renewal, which was not before we sent it. So the frontend remembers when it sent the last one that was answered;
+// that, plus claims.lease, minus claims.margin, is its deadline, on a clock that goes on while the machine sleeps
+// (CLOCK_BOOTTIME). At the deadline it closes the gate of the lease: no byte of a claimed session is read or written
+// any more, and all of them are closed, which takes some 150 µs a session (4,000 were measured at 625 ms): with more
+// than 10,000 the guard (below) helps, or a larger margin. The margin is for the time that this takes, for clocks that
+// do not run alike, and for an etcd leader that is deposed and has answered a renewal before it knew (about one
+// election timeout of etcd, 1 s). Whatever becomes of the lease then, this frontend starts anew with another one, and
+// holds nothing under it.
 //
 // A process that is stopped (SIGSTOP, a debugger, a machine that swaps) cannot close anything. Therefore:
 //

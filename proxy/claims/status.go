@@ -32,8 +32,8 @@ func (c *Claims) Status() proxy.ClaimStatus {
 // moveKept is how long a move that an operator asked for waits for the account's next login.
 const moveKept = 5 * time.Minute
 
-// Move has an account (proxy.ClaimKey) leave the member that it is on, on all frontends, and go to another one of its host. The member is
-// taken at the account's next login, within 5 minutes; it stays there as long as it has sessions.
+// Move has an account (proxy.ClaimKey) leave the member that it is on, on all frontends, and go to another one of its
+// host. The member is taken at the account's next login, within 5 minutes; it stays there as long as it has sessions.
 func (c *Claims) Move(ctx context.Context, account, to string) error {
 	key := nameOfKey(account)
 	m, err := c.memberOf(to)

@@ -232,8 +232,8 @@ func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 	return replies, broken
 }
 
-// later makes 451 of 421: that the member ends its connection says nothing of ours, and a client that is told so would believe it,
-// and bring the recipients that are served already once more.
+// later makes 451 of 421: that the member ends its connection says nothing of ours, and a client that is told so would
+// believe it, and bring the recipients that are served already once more.
 func later(reply smtpwire.Reply) smtpwire.Reply {
 	if reply.Code == 421 {
 		reply.Code = 451

@@ -47,11 +47,11 @@
 //
 // # Schedule
 //
-// The pause before the next attempt is the message's age, from FirstRetry up to MaxRetry, give or take a fifth. It needs
-// no counter, so it survives restarts. A member that cannot be reached is not dialled again for every message: its
-// messages are looked up (they may have moved) and wait on, while one of them at a time tries it, after 1, 2, 4 …
-// times FirstRetry and at least once a minute. When the member answers, or somebody calls Wake, all of its host's messages are
-// due at once. WakeAccount does the same for single accounts.
+// The pause before the next attempt is the message's age, from FirstRetry up to MaxRetry, give or take a fifth. It
+// needs no counter, so it survives restarts. A member that cannot be reached is not dialled again for every message:
+// its messages are looked up (they may have moved) and wait on, while one of them at a time tries it, after 1, 2, 4 …
+// times FirstRetry and at least once a minute. When the member answers, or somebody calls Wake, all of its host's
+// messages are due at once. WakeAccount does the same for single accounts.
 //
 // # Memory
 //
@@ -63,14 +63,14 @@
 //
 // make soak-spool on two processors, little else running, on ext4:
 //
-//   - the daemon killed 300 times under load: 23,337 messages acknowledged for two recipients each, 47,888 copies delivered,
-//     130 of them doubled, none lost. Doubled are those whose member had answered, or was about to, at the instant of the kill;
-//     messages that were never acknowledged are among the copies as well.
+//   - the daemon killed 300 times under load: 23,337 messages acknowledged for two recipients each, 47,888 copies
+//     delivered, 130 of them doubled, none lost. Doubled are those whose member had answered, or was about to, at the
+//     instant of the kill; messages that were never acknowledged are among the copies as well.
 //   - the spool alone killed 300 times: 9,312 messages for three recipients each, 140 doubled, none lost
-//   - start with 1,000,000 queued messages: 4.9 s, and 111 KiB of heap for a window of 1,000; each message of a window takes about
-//     120 bytes, so that the windows together, 200,000 messages, stay below 25 MiB whatever waits
-//   - a failover while 10,000 messages wait: all of them delivered to the new host in 3.2 s (members that only count), or in 45 s
-//     from the start of hostfailover to the last message in a real Dovecot's mailbox
+//   - start with 1,000,000 queued messages: 4.9 s, and 111 KiB of heap for a window of 1,000; each message of a window
+//     takes about 120 bytes, so that the windows together, 200,000 messages, stay below 25 MiB whatever waits
+//   - a failover while 10,000 messages wait: all of them delivered to the new host in 3.2 s (members that only count),
+//     or in 45 s from the start of hostfailover to the last message in a real Dovecot's mailbox
 //
 // # Notifications
 //

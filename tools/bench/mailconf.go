@@ -11,8 +11,8 @@ import (
 )
 
 // The configurations of the servers that take messages in. Postfix asks the directory for the recipient at RCPT, as
-// mailmux does, and for the transport; it has no limits on concurrency or rate that its defaults would set, and no delay when its
-// queue grows. Both log each delivery.
+// mailmux does, and for the transport; it has no limits on concurrency or rate that its defaults would set, and no
+// delay when its queue grows. Both log each delivery.
 
 const mailConf = `hostname: mail.example.com
 directory: {servers: [$LDAP], bind_dn: "$BINDDN", bind_password_file: $SECRET, base: "$BASE", cache: {ttl: 1h}}

@@ -25,8 +25,8 @@ const (
 // literal is what FETCH returns pieces of.
 var literal = make([]byte, 8<<20)
 
-// runStub is the role of a backend: IMAP, POP3, submission and LMTP on one address, IMAP also over TLS for direct connections.
-// It accepts every password. Its words are as few as the tests need, so that it costs little.
+// runStub is the role of a backend: IMAP, POP3, submission and LMTP on one address, IMAP also over TLS for direct
+// connections. It accepts every password. Its words are as few as the tests need, so that it costs little.
 func runStub(args []string) error {
 	ip, cert, identity := args[0], args[1], len(args) > 2 && args[2] == "identity"
 	config, err := serverTLS(cert)
