@@ -64,7 +64,9 @@ func (toy) Serve(ctx context.Context, s *Session) error {
 	}
 }
 
-func (toy) Redact(line []byte) []byte { return wire.Redact(line, "LOGIN") }
+func (toy) Redact(line []byte) []byte {
+	return wire.Redact(line, 0, func([]byte) wire.Showing { return wire.ShowVerb })
+}
 
 func (toy) Bye(_ *Session, cause Cause) string { return "BYE " + cause.String() + "\r\n" }
 

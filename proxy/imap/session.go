@@ -155,7 +155,7 @@ func (s *session) bad(why string) error {
 	if tag == "" {
 		tag = "*"
 	}
-	s.Client.Line(tag, " BAD ", why)
+	s.Client.Secret("[tag] BAD "+why, tag, " BAD ", why) // a tag that comes before no verb may be anything
 	return s.BadCommand(first)
 }
 

@@ -31,8 +31,8 @@
 // The first line of the backend's leg waits for mailmux to dial; after an end of that leg, the next one waits for the
 // next dial. At the end of the script mailmux must have said nothing beyond it.
 //
-// Every session is traced, and a trace must not show "sesame", "secret" or "t0ken" (the passwords of these worlds), plain
-// or in base64, in what mailmux hears from the client and says to the backend.
+// Every session is traced, and neither a trace nor the session event may show "sesame", "secret" or "t0ken" (the passwords
+// of these worlds), plain or in base64.
 //
 // In a text, the following stand for something else; any other brace is itself:
 //

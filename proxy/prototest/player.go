@@ -64,7 +64,7 @@ func Play(t *testing.T, handler proxy.Handler, service string, files *Files, scr
 		}
 		p.stop()
 		if leaks := p.w.events.leaks(); err == nil && len(leaks) > 0 {
-			err = fmt.Errorf("the trace shows passwords: %q", leaks)
+			err = fmt.Errorf("the log shows passwords: %q", leaks)
 		}
 		if err != nil {
 			t.Errorf("%s\n%v\n\nwhat was said:\n%s", script.Story, err, &p.transcript)

@@ -346,7 +346,7 @@ func (d *fakeDirectory) CheckPassword(_ context.Context, _ directory.Account, pa
 	return nil
 }
 
-// events keeps the session events that the engine logs, and what a trace showed that it should not.
+// events keeps the session events that the engine logs, and what they or a trace showed that they should not.
 type events struct {
 	mu    sync.Mutex
 	list  []map[string]string
@@ -368,12 +368,12 @@ func (e *events) Handle(_ context.Context, r slog.Record) error {
 	})
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch leg := event["leg"]; {
-	case r.Message == "session":
+	if r.Message == "session" {
 		e.list = append(e.list, event)
-	case leg == "from client" || strings.HasPrefix(leg, "to ") && leg != "to client":
-		if secret(event["line"]) {
-			e.shown = append(e.shown, leg+": "+event["line"])
+	}
+	for _, key := range []string{"line", "reason"} {
+		if secret(event[key]) && !strings.HasPrefix(event["leg"], "from store") {
+			e.shown = append(e.shown, event["leg"]+" "+key+": "+event[key])
 		}
 	}
 	return nil
@@ -400,7 +400,7 @@ func (e *events) WithAttrs([]slog.Attr) slog.Handler { return e }
 // WithGroup is slog.Handler's.
 func (e *events) WithGroup(string) slog.Handler { return e }
 
-// leaks are the traced lines that show a password.
+// leaks are the traced lines and the reasons that show a password.
 func (e *events) leaks() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

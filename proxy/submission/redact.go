@@ -1,6 +1,8 @@
 package submission
 
 import (
+	"bytes"
+
 	"mailmux/proxy"
 	"mailmux/proxy/wire"
 )
@@ -8,4 +10,15 @@ import (
 var _ proxy.Redactor = (*Handler)(nil)
 
 // Redact shows a client's line without its secret, for the trace. Lines that are a secret as a whole are read as such.
-func (h *Handler) Redact(line []byte) []byte { return wire.Redact(line, "AUTH") }
+func (h *Handler) Redact(line []byte) []byte { return wire.Redact(line, 0, showing) }
+
+func showing(verb []byte) wire.Showing {
+	_, known := lookup(verb)
+	switch {
+	case !known:
+		return wire.ShowNothing
+	case bytes.EqualFold(verb, []byte("AUTH")):
+		return wire.ShowVerb
+	}
+	return wire.ShowLine
+}

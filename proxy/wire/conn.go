@@ -263,14 +263,14 @@ func (c *Conn) releaseOut() {
 	c.out = nil
 }
 
-// Trace shows every line to f from now on, and redacts with the protocol's function, which knows the verb: it returns
-// what may be shown of a line. Both may be nil.
+// Trace shows every line to f from now on. What the peer says is redacted by the protocol's function, which knows the
+// verb: it returns what may be shown of a line. Both may be nil.
 func (c *Conn) Trace(f func(sent bool, line []byte), redact func(line []byte) []byte) {
 	c.trace, c.redact = f, redact
 }
 
 func (c *Conn) traceLine(sent bool, line []byte) {
-	if c.redact != nil {
+	if c.redact != nil && !sent {
 		line = c.redact(line)
 	}
 	c.trace(sent, line)

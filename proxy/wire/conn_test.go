@@ -211,19 +211,33 @@ func BenchmarkLine(b *testing.B) {
 }
 
 func TestRedact(t *testing.T) {
-	for line, want := range map[string]string{
-		"a LOGIN ann sesame":       "a LOGIN [redacted]",
-		"login ann sesame":         "login [redacted]",
-		"a  authenticate PLAIN AA": "a  authenticate [redacted]",
-		"PASS open sesame":         "PASS [redacted]",
-		"PASS":                     "PASS",
-		"USER ann":                 "USER ann",
-		"a SEARCH TEXT login x":    "a SEARCH TEXT login x",
-		"":                         "",
-		"   ":                      "   ",
+	showing := func(verb []byte) Showing {
+		return map[string]Showing{"PASS": ShowVerb, "pass": ShowVerb, "USER": ShowLine}[string(verb)]
+	}
+	const nothing = "[redacted: not a command]"
+	for _, c := range []struct {
+		line   string
+		others int
+		want   string
+	}{
+		{"PASS open sesame", 0, "PASS [redacted]"},
+		{"  PASS\tsesame", 0, "  PASS [redacted]"},
+		{"PASS", 0, "PASS"},
+		{"USER ann", 0, "USER ann"},
+		{"open sesame", 0, nothing},
+		{"PASS:sesame", 0, nothing},
+		{"sesame", 0, nothing},
+		{"   ", 0, nothing},
+		{"", 0, ""},
+		{"a pass sesame", 1, "a pass [redacted]"},
+		{"a\t pass sesame", 1, "a\t pass [redacted]"},
+		{"a USER ann", 1, "a USER ann"},
+		{"PASS sesame", 1, nothing},
+		{"PASS", 1, nothing},
+		{"", 1, ""},
 	} {
-		if got := Redact([]byte(line), "LOGIN", "AUTHENTICATE", "PASS"); string(got) != want {
-			t.Errorf("%q: %q, want %q", line, got, want)
+		if got := Redact([]byte(c.line), c.others, showing); string(got) != c.want {
+			t.Errorf("%q: %q, want %q", c.line, got, c.want)
 		}
 	}
 }
