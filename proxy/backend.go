@@ -162,15 +162,29 @@ func (b *Backend) Identity() (id Identity, ok bool) {
 // Told is the login in words, for the protocol's own login command. ok is false for a relayed mechanism, and for a
 // login with an authorization identity: those go by Exchange.
 func (b *Backend) Told() (t auth.Told, ok bool) {
-	b.stated = true
+	b.state()
 	t, ok = b.creds.Backend(b.Account.Login, b.master)
 	return t, ok && t.Authzid == ""
 }
 
 // Exchange is the login by SASL. offered lists the mechanisms that the member showed, nil if it showed none.
 func (b *Backend) Exchange(offered []string) auth.Exchange {
-	b.stated = true
+	b.state()
 	return b.creds.Exchange(b.Account.Login, b.master, offered)
+}
+
+// state notes that the credentials are on their way. What the member says from now on may be their echo, which belongs into
+// no log.
+func (b *Backend) state() {
+	if b.stated {
+		return
+	}
+	b.stated = true
+	secrets := b.creds.Secrets(b.Account.Login, b.master)
+	b.Conn.Guard(secrets)
+	if b.session.tracing { // the client may be passed a refusal as it is
+		b.session.Client.Guard(secrets)
+	}
 }
 
 // Shows says whether the member showed a capability when it was seen last, by a check or a session.

@@ -217,7 +217,9 @@ func (s *Session) enterMember(ctx context.Context, m *backend.Member, account *d
 		s.record.leaveMember()
 		return &backendError{m.Host(), m.Name(), err} // Dial has reported the failure to the member itself
 	}
-	err = enter(b)
+	if err = enter(b); err != nil && b.Conn.Echoed() {
+		err = &echoError{err}
+	}
 	var reply *Reply
 	var fault *clientFault
 	switch {
@@ -274,6 +276,12 @@ func (s *Session) leaveOtherMembers(host *backend.Host, m *backend.Member) {
 		other.cut()
 	}
 }
+
+// echoError is the error of a member that has said the credentials back. Its text, which is logged, does not show them.
+type echoError struct{ err error }
+
+func (e *echoError) Error() string { return "the member says the credentials back, which is not shown" }
+func (e *echoError) Unwrap() error { return e.err }
 
 // errBackend is in every error of a member or a host.
 var errBackend = errors.New("backend")

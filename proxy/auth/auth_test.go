@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -120,6 +121,31 @@ func TestExchange(t *testing.T) {
 		mechanism, initial, err := c.creds.Exchange("ann@example.com", c.master, c.offered).Start()
 		if mechanism != c.mechanism || string(initial) != c.initial || err != nil {
 			t.Errorf("%+v: %s %q %v", c.creds, mechanism, initial, err)
+		}
+	}
+}
+
+// What a backend may say back is known in every form in which it was told.
+func TestSecrets(t *testing.T) {
+	ann := &Credentials{Mechanism: Plain, User: "Ann", Password: `ses"ame`}
+	relayed := func(mechanism, initial string) *Credentials {
+		return &Credentials{Mechanism: mechanism, initial: []byte(initial)}
+	}
+	const bearer = "n,a=ann,\x01host=h\x01auth=Bearer tok\x01\x01"
+	for _, c := range []struct {
+		creds  *Credentials
+		master *Master
+		want   []string
+	}{
+		{ann, nil, []string{`ses"ame`, encode(`ses"ame`), encode("\x00ann@example.com\x00" + `ses"ame`), `ses\"ame`}},
+		{ann, &Master{User: "boss", Password: "key"}, []string{"key", encode("key"), encode("ann@example.com\x00boss\x00key")}},
+		{&Credentials{User: "ann"}, nil, nil},
+		{relayed(OAuthBearer, bearer), nil, []string{"tok", encode(bearer)}},
+		{relayed(XOAuth2, "user=ann\x01auth=Bearer \x01\x01"), nil, nil},
+		{relayed(ScramSHA256, "n,,n=ann,r=fyko"), nil, nil},
+	} {
+		if got := c.creds.Secrets("ann@example.com", c.master); !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %q, want %q", c.creds, got, c.want)
 		}
 	}
 }

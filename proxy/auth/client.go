@@ -1,7 +1,9 @@
 package auth
 
 import (
+	"encoding/base64"
 	"errors"
+	"strings"
 
 	"github.com/emersion/go-sasl"
 )
@@ -66,6 +68,41 @@ func (c *Credentials) Exchange(account string, master *Master, offered []string)
 	}
 	return &toldExchange{sasl.NewPlainClient(told.Authzid, told.User, told.Password)}
 }
+
+// Secrets are the words of the login that no log may show, in the forms in which a backend may say them back: as they are,
+// quoted, and in the base64 of the messages that carry them. SCRAM has none: its messages do not hold the password.
+func (c *Credentials) Secrets(account string, master *Master) []string {
+	told, ok := c.Backend(account, master)
+	if !ok {
+		return c.tokens()
+	}
+	if told.Password == "" {
+		return nil
+	}
+	plain := told.Authzid + "\x00" + told.User + "\x00" + told.Password
+	secrets := []string{told.Password, encode(told.Password), encode(plain)}
+	if strings.ContainsAny(told.Password, `"\`) {
+		secrets = append(secrets, strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(told.Password))
+	}
+	return secrets
+}
+
+// tokens are the secrets of OAUTHBEARER and XOAUTH2.
+func (c *Credentials) tokens() []string {
+	message := string(c.initial)
+	_, value, found := strings.Cut(message, "\x01auth=")
+	if !found {
+		return nil
+	}
+	value, _, _ = strings.Cut(value, "\x01")
+	token := value[strings.LastIndexByte(value, ' ')+1:]
+	if token == "" {
+		return nil
+	}
+	return []string{token, encode(message)}
+}
+
+func encode(message string) string { return base64.StdEncoding.EncodeToString([]byte(message)) }
 
 func has(mechanisms []string, name string) bool {
 	_, ok := offered(mechanisms, name)

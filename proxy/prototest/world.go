@@ -372,7 +372,7 @@ func (e *events) Handle(_ context.Context, r slog.Record) error {
 		e.list = append(e.list, event)
 	}
 	for _, key := range []string{"line", "reason"} {
-		if secret(event[key]) && !strings.HasPrefix(event["leg"], "from store") {
+		if secret(event[key]) {
 			e.shown = append(e.shown, event["leg"]+" "+key+": "+event[key])
 		}
 	}

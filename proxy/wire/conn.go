@@ -38,6 +38,9 @@ type Conn struct {
 	sent   func() // called behind each write
 	trace  func(sent bool, line []byte)
 	redact func(line []byte) []byte
+
+	secrets []string // told to the peer
+	echoed  bool     // the peer has said one of them
 }
 
 // NewConn starts a conversation on nc with lines of at most maxLine bytes, the line end not counted.
@@ -80,6 +83,7 @@ func (c *Conn) readLine() ([]byte, error) {
 			if len(line) > c.maxLine {
 				return nil, ErrLineTooLong
 			}
+			c.echoed = c.echoed || c.holdsSecret(line)
 			return line, nil
 		}
 		scanned = c.w - c.r
@@ -108,6 +112,7 @@ func (c *Conn) ReadN(n int) ([]byte, error) {
 	}
 	b := c.in[c.r : c.r+n]
 	c.r += n
+	c.echoed = c.echoed || c.holdsSecret(b)
 	return b, nil
 }
 
@@ -273,5 +278,24 @@ func (c *Conn) traceLine(sent bool, line []byte) {
 	if c.redact != nil && !sent {
 		line = c.redact(line)
 	}
+	if c.holdsSecret(line) {
+		line = []byte("[redacted: it holds the credentials]")
+	}
 	c.trace(sent, line)
+}
+
+// Guard looks out for secrets that the peer has been told, in place of those before: from now on the trace shows no line
+// that holds one of them, and Echoed says whether the peer has said one.
+func (c *Conn) Guard(secrets []string) { c.secrets = secrets }
+
+// Echoed says whether the peer has said back what it is not to be heard saying: its words belong into no log then.
+func (c *Conn) Echoed() bool { return c.echoed }
+
+func (c *Conn) holdsSecret(text []byte) bool {
+	for _, secret := range c.secrets {
+		if bytes.Contains(text, []byte(secret)) {
+			return true
+		}
+	}
+	return false
 }
