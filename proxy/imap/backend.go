@@ -310,9 +310,12 @@ func (s *session) accepted(l *leg, text []byte) error {
 	w := &s.welcome
 	*w = welcome{}
 	code, rest := responseCode(text)
-	if list, listed := capabilityCode(code); listed {
+	switch list, listed := capabilityCode(code); {
+	case listed:
 		w.capabilities, w.text = afterLogin(list), clean(rest)
-	} else {
+	case isReferral(code):
+		w.text = clean(rest)
+	default:
 		w.text = clean(text)
 	}
 	if w.text == "" {

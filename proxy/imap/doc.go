@@ -27,6 +27,7 @@
 //   - Quoted strings may hold UTF-8, as in RFC 9051, without ENABLE.
 //   - A backend that greets with PREAUTH is refused: its mailbox would be somebody else's.
 //   - UNAUTHENTICATE (RFC 8437) is taken out of the member's capabilities: it would leave the client on a backend that
-//     need not be that of its next login. LOGIN-REFERRALS (RFC 2221) is taken out, too, and so is STARTTLS.
+//     need not be that of its next login. LOGIN-REFERRALS (RFC 2221) is taken out, too, with the code REFERRAL of an OK, and
+//     so is STARTTLS.
 //   - Untagged lines of the backend that come before its OK and hold a literal are not passed on.
 package imap

@@ -112,8 +112,11 @@ func (l *leg) notice(text []byte) error {
 	}
 	if rest, found := cutWord(text, "OK"); found {
 		if code, _ := responseCode(rest); code != nil {
-			if list, listed := capabilityCode(code); listed {
+			list, listed := capabilityCode(code)
+			if listed {
 				l.learn(list)
+			}
+			if listed || isReferral(code) {
 				return nil
 			}
 		}
@@ -267,6 +270,13 @@ func responseCode(text []byte) (code, rest []byte) {
 		return nil, text
 	}
 	return text[1:end], bytes.TrimPrefix(text[end+1:], []byte(" "))
+}
+
+// isReferral says whether a response code leads to another server (RFC 2221). A client that followed it would go past the
+// frontend, so it does not get to see it.
+func isReferral(code []byte) bool {
+	_, found := cutWord(code, "REFERRAL")
+	return found
 }
 
 // capabilityCode is the list in a response code CAPABILITY.
