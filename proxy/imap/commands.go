@@ -202,7 +202,7 @@ func decode(text []byte) ([]byte, error) {
 	}
 	message := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 	n, err := base64.StdEncoding.Decode(message, text)
-	if err != nil {
+	if err != nil || bytes.IndexByte(text, '\r') >= 0 { // the decoder skips line ends, and a lone CR is one for it
 		return nil, auth.ErrMalformed
 	}
 	return message[:n], nil
