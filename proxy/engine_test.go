@@ -430,7 +430,16 @@ func TestProxyHeader(t *testing.T) {
 		t.Errorf("%+v", who)
 	}
 	c = s.dial(t)
+	for _, b := range []byte("PROXY TCP4 192.0.2.8 192.0.2.1 1234 143\r\nLOGIN ann right\r\n") {
+		c.Write([]byte{b}) // each byte in a packet of its own
+	}
+	c.want("HELLO")
+	c.want("OK")
+	c = s.dial(t)
 	c.say("LOGIN ann right")
+	c.wantEnd()
+	c = s.dial(t)
+	c.say("PROXY TCP4 " + strings.Repeat("1", 200))
 	c.wantEnd()
 	s = newSite(t, nil) // not listed
 	c = s.dial(t)

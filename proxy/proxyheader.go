@@ -23,6 +23,7 @@ func (s *Session) readProxyHeader() error {
 		return nil
 	}
 	r := bufio.NewReaderSize(s.nc, 4096) // the longest header that we take
+	awaitLine(r)
 	header, err := proxyproto.Read(r)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errProxyHeader, err)
@@ -58,6 +59,25 @@ func (s *Session) readProxyHeader() error {
 		}
 	}
 	return nil
+}
+
+// maxProxyLine is the longest header of version 1, with its line end.
+const maxProxyLine = 107
+
+// awaitLine waits until a header of version 1 has come in full: proxyproto takes it in one piece only, and the protocol's
+// advice is to be tolerant of several. Whatever is wrong with it shows again when it is read.
+func awaitLine(r *bufio.Reader) {
+	const first = "PROXY"
+	for n := 1; n <= maxProxyLine; n = r.Buffered() + 1 {
+		if _, err := r.Peek(n); err != nil {
+			return
+		}
+		head, _ := r.Peek(r.Buffered())
+		begins := min(len(head), len(first))
+		if string(head[:begins]) != first[:begins] || bytes.IndexByte(head, '\n') >= 0 {
+			return
+		}
+	}
 }
 
 // unread gives back what was read behind the header: the client's first bytes.
