@@ -16,6 +16,7 @@ import (
 const (
 	maxAnswer    = 64 << 10
 	maxRcptReply = 4 << 10
+	maxQuoted    = 200 // in an error
 )
 
 // grace is what a transaction has left when the frontend ends: a member that has the text in full should be heard out, or
@@ -23,13 +24,15 @@ const (
 const grace = 5 * time.Second
 
 // bounded is a member's connection as go-smtp's client sees it. The client puts deadlines on it and takes them away; here
-// none is later than until. What it reads between two commands is bounded, and the first thing that it reads is a greeting
-// that we have read before it. Text that is held goes out with the next thing that it writes.
+// none is later than until. What it reads between two commands is bounded, comes to it line by line, so that what nobody
+// has asked for stays here and is noticed, and begins with a greeting that we have read before it. Text that is held goes
+// out with the next thing that it writes.
 type bounded struct {
 	net.Conn
 
 	greeting string
-	read     int // since the last command
+	read     int    // since the last command
+	ahead    []byte // read, behind the line that was asked for
 	most     int
 	held     []byte
 
@@ -39,7 +42,10 @@ type bounded struct {
 	hasty bool      // the frontend ends: until is not moved any more
 }
 
-var errEndless = fmt.Errorf("the member's answer does not end: %w", proxy.ErrProtocol)
+var (
+	errEndless = fmt.Errorf("the member's answer does not end: %w", proxy.ErrProtocol)
+	errUnasked = fmt.Errorf("the member says more than it was asked: %w", proxy.ErrProtocol)
+)
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.greeting != "" {
@@ -47,14 +53,43 @@ func (b *bounded) Read(p []byte) (int, error) {
 		b.greeting = b.greeting[n:]
 		return n, nil
 	}
+	if len(b.ahead) > 0 {
+		n := copy(p, b.ahead[:firstLine(b.ahead)])
+		b.ahead = b.ahead[n:]
+		return n, nil
+	}
 	n, err := b.Conn.Read(p)
 	if b.read += n; b.read > max(b.most, maxAnswer) {
 		return 0, errEndless
 	}
+	if first := firstLine(p[:n]); first < n {
+		b.ahead = append(b.ahead[:0], p[first:n]...)
+		n = first
+	}
 	return n, err
 }
 
+// firstLine is the length of the first line of some bytes, or of all of them where none ends.
+func firstLine(b []byte) int {
+	if i := bytes.IndexByte(b, '\n'); i >= 0 {
+		return i + 1
+	}
+	return len(b)
+}
+
+// quiet is an error when the member has said something that nobody has read: the answer to the next command would be that,
+// and a recipient would be told what was meant for another one.
+func (b *bounded) quiet() error {
+	if len(b.ahead) > 0 {
+		return fmt.Errorf("%w: %q", errUnasked, b.ahead[:min(firstLine(b.ahead), maxQuoted)])
+	}
+	return nil
+}
+
 func (b *bounded) Write(p []byte) (int, error) {
+	if err := b.quiet(); err != nil {
+		return 0, err
+	}
 	b.read = 0
 	if len(b.held) == 0 {
 		return b.Conn.Write(p)

@@ -108,8 +108,9 @@ func FuzzStuff(f *testing.F) {
 	})
 }
 
-// bareMember is a member that answers each line, and the end of a text, with what say returns; "" closes the connection.
-func bareMember(t *testing.T, say func(line string) string) string {
+// bareMember is a member that answers each line, and the end of a text, with what say returns; "" closes the connection. Its
+// connections go to conns, where that is given.
+func bareMember(t *testing.T, say func(line string) string, conns ...chan net.Conn) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -124,6 +125,9 @@ func bareMember(t *testing.T, say func(line string) string) string {
 				return
 			}
 			_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+			for _, c := range conns {
+				c <- nc
+			}
 			r := bufio.NewReader(nc)
 			for line := "connect"; ; {
 				answer := say(strings.ToUpper(line))
@@ -285,4 +289,62 @@ func TestEndOfFrontendHurriesMembers(t *testing.T) {
 	if took := time.Since(began); err == nil || took > grace+2*time.Second {
 		t.Errorf("%v after %s", fmt.Sprint(err), took)
 	}
+}
+
+// What a member says beyond what it was asked never is the answer for somebody else: not to a recipient of the same message,
+// whatever the class of it, nor to the next message on the connection, whether it came at once or while that waited.
+func TestUnaskedAnswersAreNobodys(t *testing.T) {
+	const no = "550 5.1.1 no such user\r\n"
+	for name, c := range map[string]struct {
+		at, answer string
+		late       string
+		first      []string
+	}{
+		"refusal twice":       {"RCPT TO:<X", no + no, "", []string{"550 5.1.1", "451 4.4.1"}},
+		"refusal after taken": {"RCPT TO:<X", "250 OK\r\n" + no, "", []string{"451 4.4.1", "451 4.4.1"}},
+		"another saved":       {".", "250 OK\r\n250 OK\r\n250 OK\r\n", "", []string{"250", "250"}},
+		"whose refusal":       {".", "250 OK\r\n250 OK\r\n" + no, "", []string{"451 4.4.2", "451 4.4.2"}},
+		"while it waits":      {".", "250 OK\r\n250 OK\r\n", no, []string{"250", "250"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			answered, conns := false, make(chan net.Conn, 9)
+			addr := bareMember(t, func(line string) string {
+				if !answered && strings.HasPrefix(line, c.at) {
+					answered = true
+					return c.answer
+				}
+				if strings.HasPrefix(line, ".") {
+					return "250 OK\r\n250 OK\r\n"
+				}
+				return usual(line)
+			}, conns)
+			e := newEngine(t, map[string]string{"eager": addr})
+			d := newDeliverer(t)
+			x, y := job(e.route(t, "x", "eager", false)), job(e.route(t, "y", "eager", false))
+			want(t, send(t, d, e, x, y), c.first...)
+			if c.late != "" {
+				if _, err := io.WriteString(<-conns, c.late); err != nil {
+					t.Fatal(err)
+				}
+				waitForBytes(t, d)
+			}
+			want(t, send(t, d, e, x, y), "250", "250")
+		})
+	}
+}
+
+// waitForBytes waits until something has come in on a connection that is kept.
+func waitForBytes(t *testing.T, d *Deliverer) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		d.pool.mu.Lock()
+		for _, list := range d.pool.idle {
+			if len(list) == 1 && !list[0].tcp.Silent() {
+				d.pool.mu.Unlock()
+				return
+			}
+		}
+		d.pool.mu.Unlock()
+	}
+	t.Fatal("nothing comes in")
 }

@@ -28,7 +28,8 @@ func (p *pool) take(m *backend.Member, protocol string) *leg {
 	for list := p.idle[key]; len(list) > 0; list = p.idle[key] {
 		l := list[len(list)-1]
 		p.put(key, list[:len(list)-1])
-		if l.expiry.Stop() && l.address == m.Address(protocol) && !m.Gone() {
+		// What a member has said while nobody asked would be taken for the answer to the next command.
+		if l.expiry.Stop() && l.address == m.Address(protocol) && !m.Gone() && l.tcp.Silent() {
 			l.reused = true
 			return l
 		}

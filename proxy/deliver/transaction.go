@@ -211,6 +211,9 @@ func (t *Transaction) answers(w *smtp.DataCommand) ([]smtpwire.Reply, error) {
 	if errors.As(err, &refused); len(took)+len(refused) == 0 {
 		return nil, err
 	}
+	if err := t.leg.conn.quiet(); err != nil && len(t.accepted) > 1 && (len(refused) > 0 || t.leg.conn.ahead[0] != '2') {
+		return nil, err // more answers than recipients, and not all alike: whose they are is not known
+	}
 	var broken error
 	replies := make([]smtpwire.Reply, 0, len(t.accepted))
 	for _, address := range t.accepted {
@@ -257,7 +260,7 @@ func (t *Transaction) done() {
 	t.leg.member.Succeeded(t.leg.protocol, time.Since(t.began))
 	t.leg.member.Closed(t.leg.protocol)
 	cfg := t.deliverer.config()
-	if !t.calm() { // in haste, or about to be
+	if !t.calm() || t.leg.conn.quiet() != nil { // in haste, or about to be; or the member is out of step
 		t.leg.close()
 		t.leave()
 		return

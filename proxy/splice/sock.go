@@ -337,6 +337,16 @@ func (s *Sock) Control(f func(fd int)) error {
 	return nil
 }
 
+// Silent says that nothing has come in that was not read, not even the peer's end.
+func (s *Sock) Silent() bool {
+	silent := false
+	err := s.Control(func(fd int) {
+		_, err := transfer(unix.SYS_RECVFROM, fd, make([]byte, 1), unix.MSG_PEEK)
+		silent = err == unix.EAGAIN
+	})
+	return err == nil && silent && len(s.ahead) == 0
+}
+
 // option sets an option of the socket, unless it is closed or taken.
 func (s *Sock) option(level, option, value int) {
 	s.mu.Lock()
