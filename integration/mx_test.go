@@ -1,11 +1,14 @@
 package integration
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -282,5 +285,106 @@ func TestMXQueuesForMembersThatAreAway(t *testing.T) {
 				t.Errorf("%s has message %d %d times", box.login, i, n)
 			}
 		}
+	}
+}
+
+// playMember plays a member at the address of a fake one: it answers each line, and the end of a text, with what say returns;
+// "" closes the connection. It gives what it is told.
+func playMember(t *testing.T, w *stage.World, behaviour string, say func(line string) string) (heard func() string) {
+	t.Helper()
+	l, err := net.Listen("tcp", w.Net.Addr(stage.HostFake+slices.Index(stage.Behaviours(), behaviour), stage.PortLMTP))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var work sync.WaitGroup
+	var all strings.Builder
+	serve := func(c net.Conn) {
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // so that the test ends
+		r := bufio.NewReader(c)
+		answer := "220 fake ready"
+		for answer != "" {
+			fmt.Fprintf(c, "%s\r\n", answer)
+			line, err := r.ReadString('\n')
+			for answer[:3] == "354" && err == nil && line != ".\r\n" {
+				line, err = r.ReadString('\n')
+			}
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			all.WriteString(line)
+			mu.Unlock()
+			answer = say(line)
+		}
+	}
+	work.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			work.Go(func() { serve(c) })
+		}
+	})
+	t.Cleanup(func() { l.Close(); work.Wait() })
+	return func() string { mu.Lock(); defer mu.Unlock(); return all.String() }
+}
+
+// A member that goes away behind a recipient that it took has lost the transaction: those who come later are not given
+// another one, by which the first one's 250 would be a lie, and the message is not accepted.
+func TestMXMemberDiesBetweenRecipients(t *testing.T) {
+	w := world(t)
+	_, addr := mxFront(t, w, "")
+	heard := playMember(t, w, "recording", func(line string) string {
+		switch {
+		case strings.Contains(line, "+dies@"):
+			return ""
+		case line == "DATA\r\n":
+			return "354 go on"
+		}
+		return "250 OK"
+	})
+	c := carry(t, addr, "EHLO")
+	c.expect("MAIL FROM:<someone@example.net>", "250")
+	c.expect("RCPT TO:<recording+one@fake.example.com>", "250")
+	c.expect("RCPT TO:<recording+dies@fake.example.com>", "451 4.4.1")
+	c.expect("RCPT TO:<recording+two@fake.example.com>", "451 4.4.1")
+	c.expect("DATA", "354")
+	c.send(stuffed(letter(mark(t, "dies"))))
+	if got := c.reply(); !strings.HasPrefix(got, "451 4.4.1") {
+		t.Errorf("a message that one of two accepted recipients would get is answered %q", got)
+	}
+	c.expect("MAIL FROM:<someone@example.net>", "250")
+	c.expect("RCPT TO:<recording+two@fake.example.com>", "250")
+	c.expect("QUIT", "221")
+	if strings.Contains(heard(), "DATA") {
+		t.Errorf("the member was sent a message: %q", heard())
+	}
+}
+
+// A message has one answer, also when its member does not want it and it has a fault besides: a second one would be taken for
+// that to the next command.
+func TestMXAnswersOnce(t *testing.T) {
+	w := world(t)
+	_, addr := mxFront(t, w, "")
+	playMember(t, w, "refusing", func(line string) string {
+		if line == "DATA\r\n" {
+			return "452 4.3.1 no room"
+		}
+		return "250 OK"
+	})
+	for text, want := range map[string]string{"bare\nnewline\r\n.\r\n": "554 5.6.0", "fine\r\n.\r\n": "452 4.3.1"} {
+		c := carry(t, addr, "EHLO")
+		c.expect("MAIL FROM:<someone@example.net>", "250")
+		c.expect("RCPT TO:<"+stage.FakeLogin("refusing")+">", "250")
+		c.expect("DATA", "354")
+		c.send(text)
+		if got := c.reply(); !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %q, want %s", text, got, want)
+		}
+		c.expect("RSET", "250")
+		c.expect("QUIT", "221")
 	}
 }

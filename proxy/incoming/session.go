@@ -36,8 +36,8 @@ type Receiver interface {
 	// Recipient takes one more recipient, or refuses it. The reply goes to the client; its class says which.
 	Recipient(ctx context.Context, job deliver.Job) smtpwire.Reply
 	// Message takes a message for the recipients so far, and gives the replies to Session.Answer. Its text is what text
-	// reads; when body is not nil it has been read already, and is there. An error of text is one of the client or a fault of
-	// the message (Refusal): nothing may be delivered then, and it is returned.
+	// reads, to its end before anything is answered; when body is not nil it has been read already, and is there. An error of
+	// text is one of the client or a fault of the message (Refusal): nothing may be delivered then, and it is returned.
 	Message(ctx context.Context, text io.Reader, body *envelope.Body) error
 	// Reset forgets a transaction that did not come to its message.
 	Reset()

@@ -106,9 +106,6 @@ func (s *Session) data(ctx context.Context, args []byte) error {
 	s.Client.Line("354 End the message with a dot on a line by itself")
 	text := &reading{session: s, text: s.watched(envelope.NewText(s.patient(), s.cfg.MaxSize, s.cfg.BareNewlines == "repair"))}
 	err := s.receiver.Message(ctx, text, nil)
-	if text.last == nil { // its receiver did not want it all
-		_, _ = io.Copy(io.Discard, text)
-	}
 	return s.conclude(text.last, err)
 }
 

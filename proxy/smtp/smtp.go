@@ -32,6 +32,7 @@ type stream struct {
 	member  *backend.Member
 	proto   string
 	jobs    []deliver.Job // those that the member has taken
+	lost    bool          // the member failed behind some of them: they would not get the message of another transaction
 	began   time.Time
 }
 
@@ -43,6 +44,10 @@ var (
 
 // Recipient passes RCPT on, to the member of the transaction's first one.
 func (r *stream) Recipient(ctx context.Context, job deliver.Job) smtpwire.Reply {
+	if r.lost {
+		job.Route.Leave()
+		return unreachable
+	}
 	reply, why := r.take(ctx, job)
 	if reply.Class() == 2 || reply == elsewhere {
 		return reply
@@ -93,6 +98,7 @@ func (r *stream) take(ctx context.Context, job deliver.Job) (reply smtpwire.Repl
 	reply, err := r.tx.Rcpt(job.Recipient, address)
 	if err != nil {
 		r.tx.Fail(err)
+		r.lost = len(r.jobs) > 0
 		r.tx, r.jobs = nil, nil
 		return unreachable, err.Error()
 	}
@@ -142,6 +148,9 @@ func (r *stream) open(ctx context.Context, job deliver.Job) (smtpwire.Reply, err
 // Message passes the text on while it comes in, and the member's answer back.
 func (r *stream) Message(_ context.Context, text io.Reader, body *envelope.Body) error {
 	if r.tx == nil { // the member failed behind the last recipient that it took
+		if _, err := io.Copy(io.Discard, text); err != nil {
+			return err
+		}
 		r.session.Answer(unreachable)
 		return nil
 	}
@@ -149,6 +158,9 @@ func (r *stream) Message(_ context.Context, text io.Reader, body *envelope.Body)
 	tx := r.tx
 	r.tx = nil
 	replies, sent, err := tx.Data(io.MultiReader(strings.NewReader(r.session.Received(time.Now())), counted))
+	if counted.err == nil { // what the member did not want is read, too: a fault of the message is its one answer
+		_, counted.err = io.Copy(io.Discard, text)
+	}
 	var answer smtpwire.Reply
 	why := ""
 	switch {
@@ -207,7 +219,7 @@ func (r *stream) Reset() {
 	if r.tx != nil {
 		r.tx.Reset()
 	}
-	r.tx, r.member, r.jobs = nil, nil, nil
+	r.tx, r.member, r.jobs, r.lost = nil, nil, nil, false
 }
 
 // report takes down how it went for one recipient.
