@@ -24,15 +24,16 @@ const (
 const grace = 5 * time.Second
 
 // bounded is a member's connection as go-smtp's client sees it. The client puts deadlines on it and takes them away; here
-// none is later than until. What it reads between two commands is bounded, comes to it line by line, so that what nobody
-// has asked for stays here and is noticed, and begins with a greeting that we have read before it. Text that is held goes
-// out with the next thing that it writes.
+// none is later than until. What it reads between two commands is bounded, and comes to it in whole lines, one by one: what
+// nobody has asked for stays here and is noticed, and a line that breaks off, which go-smtp would take for an answer, is
+// none. The first thing that it reads is a greeting that we have read before it. Text that is held goes out with the next
+// thing that it writes.
 type bounded struct {
 	net.Conn
 
 	greeting string
 	read     int    // since the last command
-	ahead    []byte // read, behind the line that was asked for
+	ahead    []byte // read, and not handed out yet
 	most     int
 	held     []byte
 
@@ -53,35 +54,32 @@ func (b *bounded) Read(p []byte) (int, error) {
 		b.greeting = b.greeting[n:]
 		return n, nil
 	}
-	if len(b.ahead) > 0 {
-		n := copy(p, b.ahead[:firstLine(b.ahead)])
-		b.ahead = b.ahead[n:]
-		return n, nil
+	for firstLine(b.ahead) == 0 {
+		n, err := b.Conn.Read(p)
+		if b.read += n; b.read > max(b.most, maxAnswer) {
+			return 0, errEndless
+		}
+		if len(b.ahead) == 0 && n > 0 && firstLine(p[:n]) == n { // nearly always
+			return n, nil
+		}
+		b.ahead = append(b.ahead, p[:n]...)
+		if err != nil && firstLine(b.ahead) == 0 {
+			return 0, err
+		}
 	}
-	n, err := b.Conn.Read(p)
-	if b.read += n; b.read > max(b.most, maxAnswer) {
-		return 0, errEndless
-	}
-	if first := firstLine(p[:n]); first < n {
-		b.ahead = append(b.ahead[:0], p[first:n]...)
-		n = first
-	}
-	return n, err
+	n := copy(p, b.ahead[:firstLine(b.ahead)])
+	b.ahead = b.ahead[n:]
+	return n, nil
 }
 
-// firstLine is the length of the first line of some bytes, or of all of them where none ends.
-func firstLine(b []byte) int {
-	if i := bytes.IndexByte(b, '\n'); i >= 0 {
-		return i + 1
-	}
-	return len(b)
-}
+// firstLine is the length of the first line of some bytes, 0 where none has come to its end.
+func firstLine(b []byte) int { return bytes.IndexByte(b, '\n') + 1 }
 
 // quiet is an error when the member has said something that nobody has read: the answer to the next command would be that,
 // and a recipient would be told what was meant for another one.
 func (b *bounded) quiet() error {
 	if len(b.ahead) > 0 {
-		return fmt.Errorf("%w: %q", errUnasked, b.ahead[:min(firstLine(b.ahead), maxQuoted)])
+		return fmt.Errorf("%w: %q", errUnasked, b.ahead[:min(len(b.ahead), maxQuoted)])
 	}
 	return nil
 }

@@ -108,8 +108,8 @@ func FuzzStuff(f *testing.F) {
 	})
 }
 
-// bareMember is a member that answers each line, and the end of a text, with what say returns; "" closes the connection. Its
-// connections go to conns, where that is given.
+// bareMember is a member that answers each line, and the end of a text, with what say returns; one without a line end closes
+// the connection. Its connections go to conns, where that is given.
 func bareMember(t *testing.T, say func(line string) string, conns ...chan net.Conn) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -134,7 +134,7 @@ func bareMember(t *testing.T, say func(line string) string, conns ...chan net.Co
 				if answer == "" {
 					break
 				}
-				if _, err := io.WriteString(nc, answer); err != nil {
+				if _, err := io.WriteString(nc, answer); err != nil || !strings.HasSuffix(answer, "\n") {
 					break
 				}
 				if line, err = r.ReadString('\n'); err != nil {
@@ -173,6 +173,7 @@ func TestMembersThatMisbehave(t *testing.T) {
 		for what, words := range map[string]string{
 			"endless": endless, "a line without end": strings.Repeat("x", 1<<20), "garbage": "\x00\xff\xfe HTTP/1.1 200 OK\r\n\r\n",
 			"another class": "199 what\r\n", "no code": "OK then\r\n", "goes away": "", "takes its leave": "421 4.3.2 bye\r\n",
+			"breaks off": "250 2.0.0 OK",
 		} {
 			addr := bareMember(t, func(line string) string {
 				if strings.HasPrefix(line, stage) {
