@@ -67,7 +67,7 @@ func (s *Spool) Show(id string) (*Info, io.ReadCloser, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	f, err := os.Open(path)
+	f, err := openItem(path, os.O_RDONLY)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open message %s: %w", id, missing(err))
 	}
@@ -304,7 +304,7 @@ func (it *item) info(next time.Time, held bool) *Info {
 
 // peek reads a file's head and records.
 func (s *Spool) peek(path string) (*item, error) {
-	f, err := os.Open(path)
+	f, err := openItem(path, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}

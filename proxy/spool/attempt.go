@@ -49,7 +49,7 @@ func (s *Spool) attempt(ctx context.Context, sh *shelf, id string, c *claim) {
 
 // run reads the message, asks where its recipients are, delivers, records, notifies, and removes or reschedules it.
 func (a *attempt) run(ctx context.Context, id string) (next time.Time, err error) {
-	if a.file, err = os.OpenFile(a.path, os.O_RDWR, 0); err != nil {
+	if a.file, err = openItem(a.path, os.O_RDWR); err != nil {
 		return time.Time{}, err
 	}
 	defer a.file.Close()

@@ -166,6 +166,9 @@ func count(queue, hold string) (n int, err error) {
 	}
 	err = ignoreMissing(eachFile(hold, one))
 	return n, errors.Join(err, ignoreMissing(eachFile(queue, func(host string) error {
+		if !isDir(filepath.Join(queue, host)) {
+			return nil
+		}
 		return eachFile(filepath.Join(queue, host), one)
 	})))
 }
@@ -180,7 +183,9 @@ func (x *Export) Write(ctx context.Context, w io.Writer) (messages int, err erro
 	aside := filepath.Join(x.dir, x.Name)
 	dirs := []string{dirHold}
 	err = eachFile(filepath.Join(aside, dirQueue), func(name string) error {
-		dirs = append(dirs, filepath.Join(dirQueue, name))
+		if isDir(filepath.Join(aside, dirQueue, name)) {
+			dirs = append(dirs, filepath.Join(dirQueue, name))
+		}
 		return nil
 	})
 	if ignoreMissing(err) != nil {
@@ -188,7 +193,8 @@ func (x *Export) Write(ctx context.Context, w io.Writer) (messages int, err erro
 	}
 	for _, sub := range dirs {
 		err := eachFile(filepath.Join(aside, sub), func(name string) error {
-			if err := ctx.Err(); err != nil || !strings.HasSuffix(name, suffix) {
+			info, err := os.Lstat(filepath.Join(aside, sub, name))
+			if err = errors.Join(err, ctx.Err()); err != nil || !strings.HasSuffix(name, suffix) || !info.Mode().IsRegular() {
 				return err
 			}
 			messages++

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -148,6 +149,18 @@ func clean(text string) string {
 		}
 		return c
 	}, text)
+}
+
+// openItem opens a queue file. What is none, such as a directory, a link or a pipe, is unreadable, and not waited for.
+func openItem(path string, flags int) (*os.File, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: it is no file, but %s", errUnreadable, info.Mode())
+	}
+	return os.OpenFile(path, flags, 0)
 }
 
 // readItem reads the head and the records of a file of the given length. It holds no message in memory. Errors of the

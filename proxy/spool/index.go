@@ -273,6 +273,12 @@ func eachFile(dir string, do func(name string) error) error {
 	}
 }
 
+// isDir says whether a path is a directory, or leads to one.
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 func ignoreMissing(err error) error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

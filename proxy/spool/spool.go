@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -209,7 +210,13 @@ func (s *Spool) openTmp() error {
 		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make %s: %w", dir, full(err))
 		}
-		if err := eachFile(dir, func(name string) error { return s.disk.remove(filepath.Join(dir, name)) }); err != nil {
+		err := eachFile(dir, func(name string) error {
+			if err := s.disk.remove(filepath.Join(dir, name)); err != nil {
+				s.Log.Warn("what was never acknowledged cannot be removed; it only takes room", "path", filepath.Join(dir, name), "error", err)
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -219,6 +226,10 @@ func (s *Spool) openTmp() error {
 // scan finds the shelves and fills their windows.
 func (s *Spool) scan() error {
 	err := eachFile(s.path(dirQueue), func(name string) error {
+		if !isDir(s.path(dirQueue, name)) {
+			s.Log.Warn("this is none of the queue's directories; remove it", "path", s.path(dirQueue, name))
+			return nil
+		}
 		if _, err := s.newShelf(name); err != nil {
 			return err
 		}
@@ -234,7 +245,13 @@ func (s *Spool) scan() error {
 		}
 	}
 	for name, count := range map[string]*int{dirHold: &s.counters.Held, dirQuarantine: &s.counters.Quarantined} {
-		if err := eachFile(s.path(name), func(string) error { *count++; return nil }); err != nil {
+		err := eachFile(s.path(name), func(name string) error {
+			if strings.HasSuffix(name, suffix) {
+				*count++
+			}
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 	}

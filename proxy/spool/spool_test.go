@@ -2,12 +2,14 @@ package spool
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -386,6 +388,48 @@ func TestQuarantine(t *testing.T) {
 	until(t, "five in quarantine and one delivered", func() bool { return r.Stats().Quarantined == 5 && len(w.box("a@x")) == 1 && r.empty() })
 	if n := strings.Count(r.log.String(), "moved to quarantine"); n != 5 {
 		t.Errorf("%d lines tell of it:\n%s", n, r.log)
+	}
+}
+
+// What is no queue file at all, wherever it lies, keeps nobody from starting, from listing the queue and from exporting it;
+// where a message would lie it goes to quarantine.
+func TestStrangersInTheSpool(t *testing.T) {
+	dir := t.TempDir()
+	w := newWorld()
+	w.homes["a@x"], w.down["h1"] = "h1", true
+	r := start(t, testConfig(dir), w)
+	r.accept(t, to("a@x"), text)
+	r.end()
+	in := func(parts ...string) string { return filepath.Join(append([]string{dir}, parts...)...) }
+	id := func(n int) string { return fmt.Sprintf("%017d", n) + suffix }
+	for _, err := range []error{
+		os.Mkdir(in("queue", "h1", id(1)), 0o700),
+		os.Symlink("/etc/passwd", in("queue", "h1", id(2))),
+		os.Symlink("nowhere", in("queue", "h1", id(3))),
+		syscall.Mkfifo(in("queue", "h1", id(4)), 0o600),
+		syscall.Mkfifo(in("hold", id(5)), 0o600),
+		os.WriteFile(in("hold", "notes"), nil, 0o600),
+		os.WriteFile(in("queue", "notes"), nil, 0o600),
+		os.MkdirAll(in("tmp", "a", "b", "c"), 0o700),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = start(t, testConfig(dir), w)
+	until(t, "four in quarantine", func() bool { return r.Stats().Quarantined == 4 && r.Stats().Messages == 1 })
+	listed := 0
+	if err := r.List(t.Context(), Filter{}, func(*Info) error { listed++; return nil }); err != nil || listed != 1 {
+		t.Errorf("%d messages are listed, %v", listed, err)
+	}
+	r.end()
+	x, err := OpenExport(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	if n, err := x.Write(t.Context(), io.Discard); n != 1 || err != nil {
+		t.Errorf("%d messages are exported, %v", n, err)
 	}
 }
 
