@@ -148,7 +148,7 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for in, want := range map[string]error{
-		"TO:<>": ErrSyntax, "TO:<a@b> NOTIFY=NEVER,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=DELAY,DELAY": ErrSyntax, "TO:<a@b> ORCPT=x;y": ErrSyntax,
+		"TO:<>": ErrSyntax, "TO:<a@b> NOTIFY=NEVER,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=DELAY,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=NEVER notify=DELAY": ErrSyntax, "TO:<a@b> ORCPT=x;y": ErrSyntax,
 		"TO:<a@b> SIZE=1": ErrParameter, "TO:<\u00fc@b>": ErrUTF8,
 	} {
 		if _, err := ParseRecipient([]byte(in), all, false); !errors.Is(err, want) {

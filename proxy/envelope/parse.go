@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -62,11 +63,9 @@ func ParseMail(args []byte, offer Offer) (Sender, error) {
 		return Sender{}, err
 	}
 	s := Sender{Address: address}
-	for word := range strings.FieldsSeq(parameters) {
-		name, value, given := strings.Cut(word, "=")
-		if err := s.set(strings.ToUpper(name), value, given, offer); err != nil {
-			return Sender{}, err
-		}
+	err = each(parameters, func(name, value string, given bool) error { return s.set(name, value, given, offer) })
+	if err != nil {
+		return Sender{}, err
 	}
 	if !s.UTF8 && !ascii(address) {
 		return Sender{}, ErrUTF8
@@ -107,16 +106,15 @@ func ParseRecipient(args []byte, offer Offer, utf8 bool) (Recipient, error) {
 		return Recipient{}, err
 	}
 	r := Recipient{Address: address}
-	for word := range strings.FieldsSeq(parameters) {
-		name, value, given := strings.Cut(word, "=")
+	err = each(parameters, func(name, value string, given bool) error {
 		if !given || !offer.DSN {
-			return Recipient{}, ErrParameter
+			return ErrParameter
 		}
-		if err := r.set(strings.ToUpper(name), value); err != nil {
-			return Recipient{}, err
-		}
-	}
+		return r.set(name, value)
+	})
 	switch {
+	case err != nil:
+		return Recipient{}, err
 	case address == "":
 		return Recipient{}, ErrSyntax
 	case !utf8 && !ascii(address):
@@ -154,6 +152,24 @@ func (r *Recipient) set(name, value string) error {
 			(r.OriginalType == "rfc822" || r.OriginalType == "utf-8"))
 	}
 	return ErrParameter
+}
+
+// each calls do with every parameter, its name in upper case. None may come twice: which one holds would be a guess (RFC 3461
+// section 4).
+func each(parameters string, do func(name, value string, given bool) error) error {
+	var seen []string
+	for word := range strings.FieldsSeq(parameters) {
+		name, value, given := strings.Cut(word, "=")
+		name = strings.ToUpper(name)
+		if slices.Contains(seen, name) {
+			return ErrSyntax
+		}
+		seen = append(seen, name)
+		if err := do(name, value, given); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func syntax(ok bool) error {

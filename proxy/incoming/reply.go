@@ -50,7 +50,7 @@ const (
 	errUseLHLO       complaint = "500 5.5.1 This is LMTP, use LHLO"
 	errName          complaint = "501 5.5.4 EHLO, LHLO and HELO want your domain name or [address]"
 	errArguments     complaint = "501 5.5.4 Missing or needless argument"
-	errPath          complaint = "501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>"
+	errPath          complaint = "501 5.5.4 Malformed address or parameter; say MAIL FROM:<address> or RCPT TO:<address>"
 	errParameter     complaint = "555 5.5.4 Unknown parameter"
 	errUTF8          complaint = "553 5.6.7 Addresses beyond ASCII need SMTPUTF8"
 	errMailFirst     complaint = "503 5.5.1 Send MAIL first"

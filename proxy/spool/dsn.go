@@ -10,6 +10,7 @@ import (
 	"mime"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // kind is what a notification says.
@@ -159,7 +160,7 @@ func (a *attempt) compose(id string, k kind, records []record) (head, tail strin
 	line("\r\n--%s\r\nContent-Type: %s\r\nContent-Transfer-Encoding: 8bit\r\n", boundary, status)
 	line("Reporting-MTA: dns; %s", a.Hostname)
 	if a.EnvID != "" {
-		line("Original-Envelope-Id: %s", a.EnvID)
+		line("Original-Envelope-Id: %s", a.field(a.EnvID))
 	}
 	line("Arrival-Date: %s", a.At.Format(time.RFC1123Z))
 	for _, r := range records {
@@ -176,7 +177,10 @@ func (a *attempt) composeRecipient(line func(string, ...any), k kind, r record, 
 	line("")
 	if p.ORcpt != "" {
 		kind, address, _ := strings.Cut(p.ORcpt, ";")
-		line("Original-Recipient: %s;%s", kind, address)
+		if a.field(address) != address {
+			kind = "utf-8"
+		}
+		line("Original-Recipient: %s;%s", kind, a.field(address))
 	}
 	kind := "rfc822"
 	if a.SMTPUTF8 {
@@ -192,7 +196,7 @@ func (a *attempt) composeRecipient(line func(string, ...any), k kind, r record, 
 	}
 	line("Action: %s", action)
 	line("Status: %s", statusFor(k, status))
-	reply := a.lastReply(n, r)
+	reply := a.field(a.lastReply(n, r))
 	if isReply(reply) {
 		line("Diagnostic-Code: smtp; %s", reply)
 	} else {
@@ -204,6 +208,23 @@ func (a *attempt) composeRecipient(line func(string, ...any), k kind, r record, 
 	if k == kindDelayed {
 		line("Will-Retry-Until: %s", a.At.Add(a.cfg.MaxAge).Format(time.RFC1123Z))
 	}
+}
+
+// field is a text as a field of the report may have it: beyond ASCII only with SMTPUTF8, otherwise in the form that RFC 6533
+// section 3 has for addresses.
+func (a *attempt) field(text string) string {
+	if a.SMTPUTF8 {
+		return text
+	}
+	var b strings.Builder
+	for _, c := range text {
+		if c < utf8.RuneSelf {
+			b.WriteRune(c)
+		} else {
+			fmt.Fprintf(&b, `\x{%X}`, c)
+		}
+	}
+	return b.String()
 }
 
 // lastReply is what the sender is told of a recipient: the reply of its record, or of its last attempt.

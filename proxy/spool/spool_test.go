@@ -236,13 +236,14 @@ func TestNotifications(t *testing.T) {
 		w.homes["full@x"], w.homes["no@x"], w.homes["ok@x"], w.homes["quiet@x"], w.homes["silent@x"] = "h1", "h1", "h1", "h1", "h1"
 		w.say["full@x"] = Outcome{State: Waiting, Reply: "452 4.2.2 full", Status: "4.2.2"}
 		w.say["quiet@x"] = Outcome{State: Waiting, Reply: "dial tcp 10.9.8.7:24: connection refused"}
-		w.say["no@x"] = Outcome{State: Failed, Reply: "552 5.2.3 too\r\nX: long", Status: "5.2.3"}
+		w.say["no@x"] = Outcome{State: Failed, Reply: "552 5.2.3 groß\r\nX: long", Status: "5.2.3"}
 		w.say["silent@x"] = w.say["no@x"]
 		r := start(t, testConfig(t.TempDir()), w)
 		e := to("full@x", "no@x", "ok@x", "gone@x", "quiet@x", "silent@x")
 		e.EnvID, e.Ret = "QQ314159", ReturnFull
 		e.To[1].ORcpt = "rfc822;No@x"
 		e.To[2].Notify = Notify{NotifySuccess}
+		e.To[3].ORcpt = "rfc822;wäg@x"
 		e.To[4].Notify = Notify{NotifyFailure}
 		e.To[5].Notify = Notify{NotifyNever}
 		r.accept(t, e, text)
@@ -254,7 +255,8 @@ func TestNotifications(t *testing.T) {
 		all := strings.Join(first, "")
 		for _, want := range []string{
 			"Auto-Submitted: auto-replied\r\n", "Original-Envelope-Id: QQ314159\r\n", "Original-Recipient: rfc822;No@x\r\nFinal-Recipient: rfc822; no@x\r\nAction: failed\r\nStatus: 5.2.3\r\n",
-			"Diagnostic-Code: smtp; 552 5.2.3 too  X: long\r\n", "Final-Recipient: rfc822; gone@x\r\nAction: failed\r\nStatus: 5.1.1\r\n",
+			"Diagnostic-Code: smtp; 552 5.2.3 gro\\x{DF}  X: long\r\n", // message/delivery-status has 7 bits
+			"Original-Recipient: utf-8;w\\x{E4}g@x\r\nFinal-Recipient: rfc822; gone@x\r\nAction: failed\r\nStatus: 5.1.1\r\n",
 			"Final-Recipient: rfc822; ok@x\r\nAction: relayed\r\nStatus: 2.0.0\r\n", "Content-Type: message/rfc822\r\n", text,
 		} {
 			if !strings.Contains(all, want) {
