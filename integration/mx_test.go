@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -289,22 +288,14 @@ func TestMXQueuesForMembersThatAreAway(t *testing.T) {
 }
 
 // playMember plays a member at the address of a fake one: it answers each line, and the end of a text, with what say returns;
-// "" closes the connection. It gives what it is told.
+// "" closes the connection. heard gives what it is told.
 func playMember(t *testing.T, w *stage.World, behaviour string, say func(line string) string) (heard func() string) {
 	t.Helper()
-	l, err := net.Listen("tcp", w.Net.Addr(stage.HostFake+slices.Index(stage.Behaviours(), behaviour), stage.PortLMTP))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var mu sync.Mutex
-	var work sync.WaitGroup
 	var all strings.Builder
-	serve := func(c net.Conn) {
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // so that the test ends
+	scripted(t, memberAddress(t, w, behaviour, stage.PortLMTP), func(c net.Conn) {
 		r := bufio.NewReader(c)
-		answer := "220 fake ready"
-		for answer != "" {
+		for answer := "220 fake ready"; answer != ""; {
 			fmt.Fprintf(c, "%s\r\n", answer)
 			line, err := r.ReadString('\n')
 			for answer[:3] == "354" && err == nil && line != ".\r\n" {
@@ -318,17 +309,7 @@ func playMember(t *testing.T, w *stage.World, behaviour string, say func(line st
 			mu.Unlock()
 			answer = say(line)
 		}
-	}
-	work.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() { serve(c) })
-		}
 	})
-	t.Cleanup(func() { l.Close(); work.Wait() })
 	return func() string { mu.Lock(); defer mu.Unlock(); return all.String() }
 }
 

@@ -116,6 +116,40 @@ func TestMXExtensions(t *testing.T) {
 	c.expect("MAIL FROM:<\u00e4nn@example.net>", "553 5.6.7")
 }
 
+// With a queue DSN is offered whatever the members have: Dovecot has none, and the sender is told all the same of what it asked
+// for, and of nothing else.
+func TestMXNotifiesInPlaceOfMembers(t *testing.T) {
+	w := world(t)
+	_, addr := spoolFront(t, w, filepath.Join(t.TempDir(), "spool"), ", min_free: 1MiB")
+	c := carry(t, addr, "EHLO")
+	if offer := c.expect("EHLO x", "250"); !strings.Contains(offer, "DSN") {
+		t.Errorf("DSN is not offered: %s", offer)
+	}
+	m := mark(t, "dsn")
+	c.expect("MAIL FROM:<bob@example.com> RET=HDRS ENVID="+m, "250")
+	c.expect("RCPT TO:<ann@example.com> NOTIFY=SUCCESS ORCPT=rfc822;a+2Bnn@example.com", "250")
+	c.expect("RCPT TO:<eve@example.com> NOTIFY=NEVER", "250")
+	c.expect("DATA", "354")
+	c.send(stuffed(letter(m)))
+	if got := c.reply(); !strings.HasPrefix(got, "250 2.0.0 Queued as ") {
+		t.Error(got)
+	}
+	c.expect("QUIT", "221")
+	var told []string
+	for deadline := time.Now().Add(20 * time.Second); len(told) == 0 && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		told = mailbox(t, w.Back2, "bob@example.com", "Original-Envelope-Id: "+m)
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "Action: delivered") || !strings.Contains(told[0], "Original-Recipient: rfc822;a+nn@example.com") ||
+		strings.Contains(told[0], "eve@") {
+		t.Errorf("bob is told %q", told)
+	}
+	for _, login := range []string{"ann@example.com", "eve@example.com"} {
+		if n := len(mailbox(t, w.Back1, login, m)); n != 1 {
+			t.Errorf("%s has %d copies", login, n)
+		}
+	}
+}
+
 // A client that talks before it is greeted is no mail server; one that waits is greeted after the pause.
 func TestMXGreetingDelay(t *testing.T) {
 	w := world(t)

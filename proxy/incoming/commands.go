@@ -98,8 +98,9 @@ func (s *Session) introduce(args []byte, extended bool) error {
 	return s.idled()
 }
 
-// offered are the extensions that all members have by which mail may leave.
+// offered are the extensions that all members have by which mail may leave, and what is made up for here where they do not.
 func (s *Session) offered() envelope.Offer {
+	notifies := s.handler.dialect.Notifies
 	offer := envelope.Offer{DSN: true, UTF8: true}
 	seen := 0
 	for _, service := range s.cfg.Services() {
@@ -107,11 +108,11 @@ func (s *Session) offered() envelope.Offer {
 			seen++
 			_, dsn := smtpwire.Extensions(list).Find("DSN")
 			_, utf8 := smtpwire.Extensions(list).Find("SMTPUTF8")
-			offer.DSN, offer.UTF8 = offer.DSN && dsn, offer.UTF8 && utf8
+			offer.DSN, offer.UTF8 = offer.DSN && (dsn || notifies), offer.UTF8 && utf8
 		}
 	}
 	if seen == 0 {
-		return envelope.Offer{}
+		return envelope.Offer{DSN: notifies}
 	}
 	return offer
 }

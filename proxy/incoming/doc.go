@@ -34,8 +34,8 @@
 //
 // # Known divergences
 //
-//   - DSN and SMTPUTF8 are offered only while all members do, as far as sessions and checks have seen, because a message
-//     that has to be refused for one of its recipients is better not asked for.
+//   - SMTPUTF8, and DSN where there is no queue that makes notifications, are offered only while all members do, as far as
+//     sessions and checks have seen, because a message that has to be refused for one of its recipients is better not asked for.
 //   - VRFY is answered with 252, whoever it asks for.
 //   - Source routes in paths are dropped (RFC 5321 appendix F.2).
 //   - AUTH is not offered: nobody logs in where messages come in. Mail programs use the service submission.

@@ -27,6 +27,9 @@ type Dialect struct {
 	// Abroad lets recipients through that the directory does not know and that may be somebody's elsewhere: the route of
 	// their job has no host. Clients are this site's own servers then.
 	Abroad bool
+	// Notifies says that what members do not tell senders, for want of DSN, is told from here (RFC 3461 section 5.2): so DSN is
+	// offered whatever they have.
+	Notifies bool
 	// Admit says whether a client may bring one more message now. nil admits all.
 	Admit func(*Session) bool
 }

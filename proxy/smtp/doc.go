@@ -22,6 +22,9 @@
 // not be delivered goes into the queue (package spool), and the answer comes when it is safe there. A message that
 // every recipient's member refuses for good is refused, and not queued to be bounced.
 //
+// DSN is offered whatever the members have (RFC 3461): NOTIFY, RET and ENVID go to those that have it, and hold for the
+// queue's own notifications. Recipients whose success is to be told go through the queue, which knows how to.
+//
 // # Smuggling
 //
 // What follows "text" in a message, and what servers make of it (TestSmuggling here; TestSmugglingToPostfix in integration

@@ -19,8 +19,9 @@ import (
 // home, or to a smarthost. Nobody outside of the networks gets as far as a greeting; they are asked for at each session.
 func NewOutgoing(d *deliver.Deliverer, q Queue, networks func() []netip.Prefix) *incoming.Handler {
 	return incoming.New(d, incoming.Dialect{
-		Abroad: true,
-		Begin:  func(s *incoming.Session) incoming.Receiver { return &outbound{gathered{session: s, queue: q}} },
+		Abroad:   true,
+		Notifies: true,
+		Begin:    func(s *incoming.Session) incoming.Receiver { return &outbound{gathered{session: s, queue: q}} },
 		Welcome: func(s *incoming.Session) string {
 			client := s.ClientAddr().Addr().Unmap().WithZone("")
 			if slices.ContainsFunc(networks(), func(p netip.Prefix) bool { return p.Contains(client) }) {

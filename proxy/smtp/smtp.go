@@ -22,7 +22,7 @@ func New(d *deliver.Deliverer, q Queue) *incoming.Handler {
 	if q != nil {
 		begin = func(s *incoming.Session) incoming.Receiver { return &store{gathered{session: s, queue: q}} }
 	}
-	return incoming.New(d, incoming.Dialect{Begin: begin, Admit: r.admit})
+	return incoming.New(d, incoming.Dialect{Begin: begin, Admit: r.admit, Notifies: q != nil})
 }
 
 // stream passes a transaction on to one member while it comes in.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,17 +63,31 @@ func (r *store) Message(ctx context.Context, text io.Reader, body *envelope.Body
 	}
 	m := &deliver.Message{From: r.session.From(), ID: r.session.MessageID(), Service: r.session.Service(), Body: body,
 		Header: r.session.Received(time.Now())}
-	results := r.session.Deliverer.Deliver(ctx, r.session.Server(), m, r.jobs)
-	replies := make([]smtpwire.Reply, len(r.jobs))
-	for i := range r.jobs {
-		replies[i] = results.Wait(i)
-	}
-	results.Close()
-	r.session.Answer(r.settle(ctx, m, replies))
+	r.session.Answer(r.settle(ctx, m, r.deliver(ctx, m)))
 	return nil
 }
 
-// settle finds the one answer: the members' own where all say the same, and else what the queue says.
+// deliver gives the members' answers. Those who are to be told of the success have none yet: the queue delivers to them, at
+// once, and tells them where their member does not (RFC 3461 section 5.2.2).
+func (r *store) deliver(ctx context.Context, m *deliver.Message) []smtpwire.Reply {
+	var jobs []deliver.Job
+	var numbers []int
+	for i, job := range r.jobs {
+		if !slices.Contains(job.Notify, spool.NotifySuccess) {
+			jobs, numbers = append(jobs, job), append(numbers, i)
+		}
+	}
+	results := r.session.Deliverer.Deliver(ctx, r.session.Server(), m, jobs)
+	defer results.Close()
+	replies := make([]smtpwire.Reply, len(r.jobs))
+	for i, n := range numbers {
+		replies[n] = results.Wait(i)
+	}
+	return replies
+}
+
+// settle finds the one answer: the members' own where all say the same, and else what the queue says. What has no answer yet
+// is for the queue.
 func (r *store) settle(ctx context.Context, m *deliver.Message, replies []smtpwire.Reply) smtpwire.Reply {
 	var rest []int
 	deferred := false
@@ -120,7 +135,7 @@ func (r *store) envelope(m *deliver.Message, rest []int, replies []smtpwire.Repl
 			Notify: spool.Notify(job.Notify)}
 		to.ORcpt = original(job, to.Address)
 		e.To = append(e.To, to)
-		e.Tried = e.Tried && replies[i].Class() != 5
+		e.Tried = e.Tried && replies[i].Class() == 4
 	}
 	return e
 }
