@@ -369,3 +369,37 @@ func TestMXAnswersOnce(t *testing.T) {
 		c.expect("QUIT", "221")
 	}
 }
+
+// Messages that a frontend or a Postfix in front brings are counted for the clients that it names, from the first message of
+// its session on, and not for itself.
+func TestMXCountsForClients(t *testing.T) {
+	w := world(t)
+	var addr string
+	ownDaemon(t, w, func(s *setup) {
+		addr = fmt.Sprintf("%s:%d", s.IP, stage.PortSMTP)
+		s.Listeners = append(s.Listeners, fmt.Sprintf(`{service: smtp, address: "%s", identity_from: [127.0.0.0/8]}`, addr))
+		s.Greets = append(s.Greets, addr)
+		s.More = "delivery: {messages_per_minute: 2}"
+	})
+	counted := func(client string) string {
+		c := carry(t, addr, "EHLO")
+		defer c.n.Close()
+		c.expect("XCLIENT ADDR="+client, "220")
+		c.expect("EHLO x", "250")
+		return c.expect("MAIL FROM:<someone@example.net>", "")
+	}
+	for i := range 6 { // more than twice as many as may come from one within the minute, which may turn once
+		if got := counted(fmt.Sprintf("192.0.2.%d", i)); !strings.HasPrefix(got, "250") {
+			t.Errorf("the first message of client %d: %s", i, got)
+		}
+	}
+	refused := 0
+	for range 6 {
+		if strings.HasPrefix(counted("192.0.2.99"), "450 4.7.0") {
+			refused++
+		}
+	}
+	if refused < 2 {
+		t.Errorf("%d of one client's 6 messages are refused", refused)
+	}
+}

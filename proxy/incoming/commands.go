@@ -151,11 +151,11 @@ func (s *Session) mail(_ context.Context, args []byte) error {
 		s.Client.Line(tooBig)
 		return nil
 	}
+	s.applyClaim() // first: it says whose messages are counted
 	if s.handler.dialect.Admit != nil && !s.handler.dialect.Admit(s) {
 		s.Client.Line("450 4.7.0 Too many messages from your address, try again later")
 		return nil
 	}
-	s.applyClaim()
 	s.Hold()
 	s.messages++
 	s.Sender, s.state = sender, sending
