@@ -403,3 +403,42 @@ func TestMXCountsForClients(t *testing.T) {
 		t.Errorf("%d of one client's 6 messages are refused", refused)
 	}
 }
+
+// A frontend in front brings the messages of several clients over one connection, and says each time whose the next ones are:
+// the member is told of that client, and so is the reader of Received.
+func TestMXClientsShareAConnection(t *testing.T) {
+	w := world(t)
+	rec := playRecorder(t, memberAddress(t, w, "recording", stage.PortLMTP), "250-8BITMIME\r\n250-XCLIENT ADDR PORT HELO TTL SESSION\r\n")
+	var addr string
+	ownDaemon(t, w, func(s *setup) {
+		addr = fmt.Sprintf("%s:%d", s.IP, stage.PortSMTP)
+		s.Listeners = append(s.Listeners, fmt.Sprintf(`{service: smtp, address: "%s", identity_from: [127.0.0.0/8]}`, addr))
+		s.Greets = append(s.Greets, addr)
+	})
+	c := carry(t, addr, "EHLO")
+	for _, client := range []struct{ claim, told string }{
+		{"ADDR=192.0.2.1 PORT=1001 HELO=one.example", "HELO=one.example TTL=5 PORT=1001 ADDR=192.0.2.1 SESSION="},
+		{"ADDR=192.0.2.2 TTL=3", "HELO=front.example TTL=2 ADDR=192.0.2.2 SESSION="},
+		{"ADDR=192.0.2.1 PORT=1001 HELO=one.example", "HELO=one.example TTL=5 PORT=1001 ADDR=192.0.2.1 SESSION="},
+	} {
+		c.expect("XCLIENT "+client.claim, "220")
+		c.expect("EHLO front.example", "250")
+		for range 2 {
+			c.expect("MAIL FROM:<someone@example.net>", "250")
+			c.expect("RCPT TO:<"+stage.FakeLogin("recording")+">", "250")
+			c.expect("DATA", "354")
+			c.send(stuffed(letter(mark(t, "client"))))
+			c.reply()
+		}
+		heard := rec.take()
+		if strings.Count(heard, "XCLIENT ") != 1 || !strings.Contains(heard, "XCLIENT "+client.told) {
+			t.Errorf("of %s the member hears %q", client.claim, heard)
+		}
+		helo, _, _ := strings.Cut(strings.TrimPrefix(client.told, "HELO="), " ")
+		ip, _, _ := strings.Cut(strings.TrimPrefix(client.claim, "ADDR="), " ")
+		if n := strings.Count(heard, "Received: from "+helo+" (["+ip+"])"); n != 2 {
+			t.Errorf("%d of 2 messages have a Received field of %s at %s: %q", n, helo, ip, heard)
+		}
+	}
+	c.expect("QUIT", "221")
+}

@@ -35,7 +35,7 @@ func (s *Session) Identity() Identity {
 
 // Believe takes over what the peer says about its client, if the peer is one that the listener believes (identity_from,
 // judged by the TCP peer, PROXY header or not). Others are ignored, silently: their words are not an error (design:
-// identity). Only the first word counts. It reports whether it was believed.
+// identity). Only the first word counts, until Forget. It reports whether it was believed.
 func (s *Session) Believe(id Identity) bool {
 	if s.believed || !networks(s.listener.IdentityFrom).contains(s.peer.Addr()) {
 		return false
@@ -58,6 +58,15 @@ func (s *Session) Believe(id Identity) bool {
 	}
 	s.identity.TLS = s.identity.TLS || id.TLS
 	return true
+}
+
+// Forget takes back what was believed: it does not hold any more, or the peer is about to speak of another client, whose
+// message comes over the same connection.
+func (s *Session) Forget() {
+	s.believed, s.identity = false, s.own
+	if state := s.tlsState(); state != nil {
+		s.identity.TLS, s.identity.Name = true, state.ServerName
+	}
 }
 
 // looped says whether the session has passed too many frontends.

@@ -113,9 +113,7 @@ func (s *Session) StartTLS() error {
 	if err != nil {
 		return err
 	}
-	secured := s.identity
-	s.believed, s.identity = false, s.own
-	s.identity.TLS, s.identity.Name = secured.TLS, secured.Name
+	s.Forget()
 	return nil
 }
 
