@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -39,7 +40,7 @@ type Config struct {
 	Attributes Attributes `yaml:"attributes"`
 	// StatusWords say what the values of the status attribute mean.
 	StatusWords StatusWords `yaml:"status_words"`
-	// Timeout bounds one attempt at one server: connecting, binding and the answer. 3s when absent.
+	// Timeout bounds one attempt at one server: connecting, binding and the answer. 3s when absent, 1m at most.
 	Timeout time.Duration `yaml:"timeout"`
 	// Connections is how many connections are kept to each server for lookups, and again for password checks. 4 when
 	// absent. Requests share connections: more than 8 seldom help.
@@ -85,6 +86,12 @@ type CacheConfig struct {
 	MaxEntries int `yaml:"max_entries"`
 }
 
+// Bounds of what would be unlimited otherwise.
+const (
+	longestTimeout = time.Minute
+	mostEntries    = 100_000_000
+)
+
 const defaultFilter = "(&(objectClass=mailAccount)(|(mail={address})(mailAlternateAddress={address})))"
 
 // WithDefaults fills in what is absent.
@@ -124,22 +131,25 @@ func (c *Config) Validate() error {
 		{"host", with.Attributes.Host}, {"old_host", with.Attributes.OldHost}, {"login", with.Attributes.Login}, {"status", with.Attributes.Status},
 	} {
 		if !isAttribute(a[1]) {
-			f.add("attributes."+a[0], "%q is not the name of an attribute", a[1])
+			f.add("attributes."+a[0], "%q is not the name of an attribute, such as hostServer", a[1])
 		}
 	}
 	if strings.EqualFold(with.Attributes.Host, with.Attributes.OldHost) {
-		f.add("attributes.old_host", "names the same attribute as host: %s", with.Attributes.Host)
+		f.add("attributes.old_host", "names the same attribute as host: %s; give it one of its own", with.Attributes.Host)
 	}
 	with.StatusWords.validate(&f)
 	f.positive("timeout", with.Timeout)
+	if with.Timeout > longestTimeout {
+		f.add("timeout", "must be %s at most, got %s: a login waits that long at each server that is silent", longestTimeout, with.Timeout)
+	}
 	f.positive("cache.ttl", with.Cache.TTL)
 	f.positive("cache.negative_ttl", with.Cache.NegativeTTL)
 	f.positive("cache.stale", with.Cache.Stale)
 	if with.Connections < 1 || with.Connections > 1000 {
 		f.add("connections", "must be from 1 to 1000, got %d", with.Connections)
 	}
-	if with.Cache.MaxEntries < 1 {
-		f.add("cache.max_entries", "must be positive, got %d", with.Cache.MaxEntries)
+	if with.Cache.MaxEntries < 1 || with.Cache.MaxEntries > mostEntries {
+		f.add("cache.max_entries", "must be from 1 to %d, got %d", mostEntries, with.Cache.MaxEntries)
 	}
 	return errors.Join(f...)
 }
@@ -169,7 +179,7 @@ func (c *Config) validateServers(f *faults) {
 	if c.Base == "" {
 		f.add("base", "is needed: the entry under which the accounts are, such as ou=domains,dc=example,dc=com")
 	} else if !validDN(c.Base) {
-		f.add("base", "%q is not a distinguished name", c.Base)
+		f.add("base", "%q is not a distinguished name, such as dc=example,dc=com", c.Base)
 	}
 	if c.StartTLS && !inClear && len(c.Servers) > 0 {
 		f.add("starttls", "is of use for ldap:// servers only, and there is none")
@@ -178,7 +188,7 @@ func (c *Config) validateServers(f *faults) {
 		f.add("tls_cert_file", "tls_cert_file and tls_key_file go together")
 	}
 	if c.BindDN != "" && !validDN(c.BindDN) {
-		f.add("bind_dn", "%q is not a distinguished name", c.BindDN)
+		f.add("bind_dn", "%q is not a distinguished name, such as cn=mailmux,dc=example,dc=com", c.BindDN)
 	}
 	if c.BindDN != "" && c.BindPasswordFile == "" {
 		f.add("bind_password_file", "is needed with bind_dn: a bind without a password is an anonymous one")
@@ -200,7 +210,7 @@ func (w *StatusWords) validate(f *faults) {
 		for _, word := range group.words {
 			low := strings.ToLower(strings.TrimSpace(word))
 			if other, ok := seen[low]; ok {
-				f.add("status_words."+group.key, "%q is among %s too", word, other)
+				f.add("status_words."+group.key, "%q is among %s too; a word has one meaning", word, other)
 			}
 			if low == "" {
 				f.add("status_words."+group.key, "an empty word: an entry without a status is always active")
@@ -259,6 +269,9 @@ func parseServer(s string) (address, error) {
 	}
 	if p := u.Port(); p != "" {
 		port = p
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return address{}, fmt.Errorf("%q: the port must be from 1 to 65535", s)
 	}
 	a.network, a.host = "tcp", u.Hostname()
 	a.dial = net.JoinHostPort(a.host, port)

@@ -46,28 +46,28 @@ func newDialer(c Config) (*dialer, error) {
 	if c.BindPasswordFile != "" {
 		password, err := os.ReadFile(c.BindPasswordFile)
 		if err != nil {
-			return nil, fmt.Errorf("read bind_password_file: %w", err)
+			return nil, fmt.Errorf("bind_password_file: %w", err)
 		}
 		d.password = strings.TrimRight(string(password), "\r\n")
 		if d.password == "" {
-			return nil, fmt.Errorf("bind_password_file %s is empty: a bind without a password is an anonymous one", c.BindPasswordFile)
+			return nil, fmt.Errorf("bind_password_file: %s is empty: a bind without a password is an anonymous one", c.BindPasswordFile)
 		}
 	}
 	d.tls = &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.TLSCAFile != "" {
 		pem, err := os.ReadFile(c.TLSCAFile)
 		if err != nil {
-			return nil, fmt.Errorf("read tls_ca_file: %w", err)
+			return nil, fmt.Errorf("tls_ca_file: %w", err)
 		}
 		d.tls.RootCAs = x509.NewCertPool()
 		if !d.tls.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls_ca_file %s holds no certificate in PEM", c.TLSCAFile)
+			return nil, fmt.Errorf("tls_ca_file: %s holds no certificate in PEM", c.TLSCAFile)
 		}
 	}
 	if c.TLSCertFile != "" {
 		pair, err := tls.LoadX509KeyPair(c.TLSCertFile, c.TLSKeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("load tls_cert_file: %w", err)
+			return nil, fmt.Errorf("tls_cert_file: %w", err)
 		}
 		d.tls.Certificates = []tls.Certificate{pair}
 	}

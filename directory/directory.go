@@ -55,7 +55,9 @@ func New(cfg Config, log *slog.Logger, metrics Metrics) (*Directory, error) {
 	d.ctx, d.stop = context.WithCancel(context.Background())
 	var err error
 	if file, ok := ldifFile(cfg.Servers[0]); ok {
-		d.source, err = newFile(file, cfg)
+		if d.source, err = newFile(file, cfg); err != nil {
+			err = fmt.Errorf("servers[0]: %w", err)
+		}
 	} else {
 		d.source, err = newServers(cfg, log, metrics)
 	}

@@ -51,7 +51,11 @@ func newTemplate(text string) (template, error) {
 		return template{}, errors.New("has neither {address} nor {local}: it would find the same entry for everybody")
 	}
 	if _, err := ldap.CompileFilter(t.fill(Name{Local: "x", Domain: "x"})); err != nil {
-		return template{}, fmt.Errorf("%q is not an LDAP filter (RFC 4515): %w", text, err)
+		var fault *ldap.Error
+		if errors.As(err, &fault) {
+			err = fault.Err // the result code says the same
+		}
+		return template{}, fmt.Errorf("%q is not an LDAP filter (RFC 4515), such as (mail={address}): %s", text, strings.TrimPrefix(err.Error(), "ldap: "))
 	}
 	return t, nil
 }

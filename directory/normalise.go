@@ -284,7 +284,7 @@ func (d *Domains) Validate() error {
 		if domain != lower(strings.TrimSuffix(domain, ".")) {
 			faults = append(faults, fmt.Errorf("%s: write %q in lower case without a trailing dot", key, domain))
 		} else if err := checkDomain(domain); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %q is not a domain name: %w", key, domain, err))
+			faults = append(faults, fmt.Errorf("%s: %q is not a domain name: %s", key, domain, strings.TrimPrefix(err.Error(), ErrBadName.Error()+": ")))
 		}
 	}
 	if d.Default != "" {

@@ -186,9 +186,9 @@ func TestDomainsValidate(t *testing.T) {
 	}).Validate()
 	want := strings.TrimSpace(`
 default: write "Example.com" in lower case without a trailing dot
-addresses.::ffff:192.0.2.1: "example..org" is not a domain name: not a valid account name: empty label in the domain
+addresses.::ffff:192.0.2.1: "example..org" is not a domain name: empty label in the domain
 addresses.::ffff:192.0.2.1: write this address as 192.0.2.1
-server_names.x y: "x y" is not a domain name: not a valid account name: unusable character at byte 1 of the domain
+server_names.x y: "x y" is not a domain name: unusable character at byte 1 of the domain
 aliases.a.example: b.example is an alias itself: name the domain it stands for
 delimiter: "ab" is neither "none" nor made of signs such as "+"`)
 	if err == nil || err.Error() != want {

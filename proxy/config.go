@@ -54,10 +54,12 @@ func (l *Listener) Validate() error {
 	if !slices.Contains(services, l.Service) {
 		faults = append(faults, fmt.Errorf("service: %q is not one of %s", l.Service, strings.Join(services, ", ")))
 	}
-	if _, port, err := net.SplitHostPort(l.Address); err != nil {
+	if host, port, err := net.SplitHostPort(l.Address); err != nil {
 		faults = append(faults, fmt.Errorf("address: %q is not host:port, such as \":143\" or \"192.0.2.1:143\"", l.Address))
 	} else if _, err := net.LookupPort("tcp", port); err != nil {
 		faults = append(faults, fmt.Errorf("address: %q has no valid port", l.Address))
+	} else if !localHost(host) {
+		faults = append(faults, fmt.Errorf("address: %q begins with neither an IP address nor a name; for every address of the machine write \":%s\"", l.Address, port))
 	}
 	switch l.TLS {
 	case "", TLSStart, TLSImplicit, TLSOff:
@@ -65,6 +67,18 @@ func (l *Listener) Validate() error {
 		faults = append(faults, fmt.Errorf("tls: %q is not starttls, implicit or off", l.TLS))
 	}
 	return errors.Join(faults...)
+}
+
+// localHost says whether a listener may name its address so: not at all, by an IP address, or by a DNS name, whose last
+// part is not digits alone (10.0.0.256 is no name).
+func localHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil || host == "" {
+		return true
+	}
+	odd := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
+	}
+	return !strings.ContainsFunc(host, odd) && strings.Trim(host[strings.LastIndexByte(host, '.')+1:], "0123456789") != ""
 }
 
 var services = []string{"imap", "pop3", "submission", "sieve", "lmtp", "smtp", "outgoing"}

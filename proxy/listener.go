@@ -98,7 +98,7 @@ func (srv *Server) open(config []Listener) (map[string]*listener, error) {
 		}
 		l, err := listen(c.Address)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("listeners[%d].address: %w", i, err))
+			faults = append(faults, fmt.Errorf("listeners[%d].address: %w%s", i, err, srv.helps(err, key)))
 			continue
 		}
 		opened[key] = l
@@ -110,6 +110,24 @@ func (srv *Server) open(config []Listener) (map[string]*listener, error) {
 		return nil, errors.Join(faults...)
 	}
 	return opened, nil
+}
+
+// helps says what helps against an address that cannot be listened on. The server is locked.
+func (srv *Server) helps(err error, key string) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		for _, l := range srv.listeners {
+			bound := addrPort(l.socket.Addr())
+			covers := bound.Addr().IsUnspecified() || strings.HasPrefix(key, "[::]:")
+			if covers && strings.HasSuffix(key, fmt.Sprintf(":%d", bound.Port())) {
+				return fmt.Sprintf("; this frontend itself listens at %s until it is restarted", bound)
+			}
+		}
+		return "; another program listens there: ss -ltnp tells which"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "; this machine has no such address"
+	}
+	return ""
 }
 
 // find looks for a socket that is there, under its own address or an equal one.

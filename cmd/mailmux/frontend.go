@@ -153,7 +153,7 @@ func (f *frontend) open(cfg *conf.Config, old *loaded) (*loaded, error) {
 	var err error
 	now.directory, err = directory.New(cfg.Directory, f.log, f.metrics)
 	if err != nil {
-		return nil, fmt.Errorf("open the directory: %w", err)
+		return nil, fmt.Errorf("directory.%w", err)
 	}
 	return now, nil
 }

@@ -295,6 +295,27 @@ func TestHup(t *testing.T) {
 	s.say("d NOOP", "d OK")
 }
 
+// TestReloadNarrower wants a listener that is to keep one of its addresses only to go on as it is, and to say why.
+func TestReloadNarrower(t *testing.T) {
+	d := startDaemon(t, ":0", "1s", nil)
+	_, port, err := net.SplitHostPort(d.imap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(d.dir, "mm.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("mm.yaml", strings.Replace(string(text), `":0"`, `"127.0.0.1:`+port+`"`, 1))
+	d.signal(syscall.SIGHUP)
+	d.told("RELOADING=1")
+	d.told("READY=1")
+	if want := "; this frontend itself listens at [::]:" + port + " until it is restarted"; !strings.Contains(d.log.String(), want) {
+		t.Errorf("log has no %q:\n%s", want, &d.log)
+	}
+	d.login()
+}
+
 // TestWatchdog wants systemd to be told that the process is alive, twice in each interval.
 func TestWatchdog(t *testing.T) {
 	d := startDaemon(t, "127.0.0.1:0", "1s", func(d *daemonProcess) {
@@ -353,7 +374,8 @@ func TestBusyAddress(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != exitFailed {
 		t.Errorf("ended with %v", err)
 	}
-	want := fmt.Sprintf("mm.yaml: listeners[0].address: listen tcp %s: bind: address already in use\n", l.Addr())
+	want := fmt.Sprintf("mm.yaml:5: listeners[0].address: listen tcp %s: bind: address already in use; another program listens there: "+
+		"ss -ltnp tells which\n", l.Addr())
 	if !strings.Contains(string(out), want) {
 		t.Errorf("said %s, want %s", out, want)
 	}

@@ -52,8 +52,8 @@ func serve(inv *invocation) int {
 
 // startFault reports what only shows when the configuration is put to work, a fault a line.
 func (inv *invocation) startFault(cfg *conf.Config, err error) int {
-	for _, line := range strings.Split(err.Error(), "\n") {
-		fmt.Fprintf(inv.err, "%s: %s\n", cfg.Path, line)
+	for _, text := range strings.Split(err.Error(), "\n") {
+		fmt.Fprintln(inv.err, cfg.Fault(text))
 	}
 	return exitFailed
 }

@@ -59,7 +59,7 @@ func TestValidateJoinsAllFaults(t *testing.T) {
 		"hosts.b.members[5].tls_cert_file: a certificate and its",
 		"hosts.b.members[6].master: login: master needs",
 		"hosts.b.members[6].breaker.max_hold: must not be less",
-		"hosts.a b: a host's name has no blanks",
+		"hosts: \"a b\": a host's name has no blanks",
 	} {
 		at := slices.IndexFunc(got, func(line string) bool { return strings.HasPrefix(line, want) })
 		if at < 0 {

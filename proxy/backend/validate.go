@@ -33,7 +33,7 @@ func checkHostName(key, name string) []error {
 		return []error{fmt.Errorf("%s: a host needs a name", strings.TrimSuffix(key, "."))}
 	}
 	if strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == '/' || r == 0x7f }) {
-		return []error{fmt.Errorf("%s: a host's name has no blanks, slashes or control characters", key)}
+		return []error{fmt.Errorf("hosts: %q: a host's name has no blanks, slashes or control characters", name)}
 	}
 	return nil
 }

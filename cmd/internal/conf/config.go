@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"gopkg.in/yaml.v3"
+
 	"mailmux/directory"
 	"mailmux/proxy"
 	"mailmux/proxy/admin"
@@ -58,6 +60,18 @@ type Config struct {
 	Path string `yaml:"-"`
 	// Warnings deserve a look, and keep nothing from working.
 	Warnings Faults `yaml:"-"`
+
+	root *yaml.Node // of the file
+}
+
+// Fault is a fault that showed when the configuration was put to work: its text begins with the key, whose line is found.
+func (c *Config) Fault(text string) Fault {
+	key, rest := split(text)
+	line := locate(c.root, key)
+	if line == 0 {
+		key, rest = "", text // what looks like a key is none
+	}
+	return Fault{c.Path, line, key, rest}
 }
 
 // Log says what is logged to the standard error stream, where systemd's journal or a supervisor takes it up.
@@ -160,13 +174,9 @@ func (c *Config) together() []error {
 			faults = append(faults, fmt.Errorf("hosts.%s.sticky: claim needs the section claims: where the frontends agree", name))
 		}
 	}
-	first := make(map[string]int)
+	faults = append(faults, c.sockets()...)
 	for i, l := range c.Listeners {
 		key := fmt.Sprintf("listeners[%d]", i)
-		if other, dup := first[l.Address]; dup && !strings.HasSuffix(l.Address, ":0") {
-			faults = append(faults, fmt.Errorf("%s.address: %s is that of listeners[%d], too", key, l.Address, other))
-		}
-		first[l.Address] = i
 		if len(c.TLS.Certificates) > 0 {
 			continue
 		}
@@ -179,6 +189,59 @@ func (c *Config) together() []error {
 		}
 	}
 	return append(append(faults, c.external()...), c.wayOut()...)
+}
+
+// sockets finds the addresses that cannot be listened on beside each other.
+func (c *Config) sockets() []error {
+	type socket struct{ key, host string }
+	var faults []error
+	taken := make(map[int][]socket)
+	take := func(key, address string) {
+		host, port, ok := endpoint(address)
+		if !ok || port == 0 {
+			return // told by its section, or chosen by the system
+		}
+		for _, other := range taken[port] {
+			switch {
+			case other.host == host:
+				faults = append(faults, fmt.Errorf("%s: %s is that of %s, too", key, address, other.key))
+			case other.host == "":
+				faults = append(faults, fmt.Errorf("%s: %s has every address at port %d already; remove one of them, or name its address", key, other.key, port))
+			case host == "":
+				faults = append(faults, fmt.Errorf("%s: every address at port %d, and %s has one of them; remove one of them, or name the address", key, port, other.key))
+			default:
+				continue
+			}
+			return
+		}
+		taken[port] = append(taken[port], socket{key, host})
+	}
+	for i, l := range c.Listeners {
+		take(fmt.Sprintf("listeners[%d].address", i), l.Address)
+	}
+	take("admin.http", c.Admin.HTTP)
+	return faults
+}
+
+// endpoint takes an address apart: "" is every address of the machine, however that is written.
+func endpoint(address string) (host string, port int, ok bool) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, false
+	}
+	if port, err = net.LookupPort("tcp", service); err != nil {
+		return "", 0, false
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+		if ip.IsUnspecified() {
+			host = ""
+		}
+	}
+	return strings.ToLower(host), port, true
 }
 
 // external is what the mechanism EXTERNAL needs of the other sections.

@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
+	"sort"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -91,7 +93,7 @@ func (l *loader) tree(data []byte) bool {
 		l.fault(0, "", "the file is empty; README.md has a configuration to begin with")
 		return false
 	case err != nil:
-		l.syntax(err)
+		l.broken(data, err)
 		return false
 	}
 	if content(l.root) == nil || isNull(content(l.root)) {
@@ -103,11 +105,53 @@ func (l *loader) tree(data []byte) bool {
 	case err == nil:
 		l.fault(second.Line, "", "a second document begins here; a configuration is one, remove the line ---")
 	case !errors.Is(err, io.EOF):
-		l.syntax(err)
+		l.broken(data, err)
 		return false
 	}
 	return true
 }
+
+// broken reports what makes the file no YAML. The line in the package's text is where the block around the fault begins,
+// or the one before, or missing. The fault itself is in the last line of the shortest beginning of the file that gives
+// the same error.
+func (l *loader) broken(data []byte, err error) {
+	const most = 1 << 20 // the file is read some twenty times
+	if len(data) > most {
+		l.syntax(err)
+		return
+	}
+	lines := bytes.SplitAfter(data, []byte("\n"))
+	n := sort.Search(len(lines), func(i int) bool { return yamlError(bytes.Join(lines[:i], nil)) == err.Error() })
+	text := withoutLine(err.Error())
+	advice := "see that the indentation is right and special characters are quoted"
+	switch {
+	case strings.Contains(text, "UTF-8") || strings.Contains(text, "control characters"):
+		advice = "save the file as text in UTF-8"
+	case strings.Contains(text, "unknown anchor"):
+		advice = "an alias has its anchor above it; quote a value that begins with *"
+	case n > 0 && bytes.HasPrefix(bytes.TrimLeft(lines[n-1], " "), []byte("\t")):
+		advice = "indent with spaces, this line has a tab"
+	}
+	l.fault(n, "", text+"; "+advice)
+}
+
+// yamlError is what the YAML package finds wrong with a file, "" for nothing.
+func yamlError(data []byte) string {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		var document yaml.Node
+		switch err := decoder.Decode(&document); {
+		case errors.Is(err, io.EOF):
+			return ""
+		case err != nil:
+			return err.Error()
+		}
+	}
+}
+
+var linePrefix = regexp.MustCompile(`^yaml: (line [0-9]+: )?`)
+
+func withoutLine(text string) string { return linePrefix.ReplaceAllString(text, "") }
 
 // syntax reports an error of the YAML package, which has its line in the text.
 func (l *loader) syntax(err error) {
@@ -141,7 +185,7 @@ func (l *loader) decode() {
 	if err := l.root.Decode(l.cfg); err != nil {
 		l.syntax(err) // too many aliases
 	}
-	l.cfg.Path = l.path
+	l.cfg.Path, l.cfg.root = l.path, l.root
 }
 
 // sections asks the sections for their faults, and finds the lines.

@@ -75,6 +75,8 @@ func TestFaults(t *testing.T) {
 			"mailmux.yaml:7: hosts.back1.example.com: given twice, first in line 6; remove one"}},
 		{"not a number", "weight: 2", "weight: heavy", []string{
 			`mailmux.yaml:8: hosts.east.example.com.members[0].weight: must be a whole number, got "heavy"`}},
+		{"part of a session", "listeners:", "limits: {sessions: 1.5}\nlisteners:", []string{
+			`mailmux.yaml:9: limits.sessions: must be a whole number, got "1.5"`}},
 		{"duration without unit", "  base:", "  timeout: 3\n  base:", []string{
 			`mailmux.yaml:4: directory.timeout: must be a duration with its unit, such as 30s, 5m or 24h, got "3"`}},
 		{"not a bool", "allow_plaintext: true", "allow_plaintext: maybe", []string{
@@ -104,6 +106,22 @@ func TestFaults(t *testing.T) {
 		{"external with nobody to log in as", "listeners:", "auth: {mechanisms: [plain, external]}\nlisteners:", []string{
 			"mailmux.yaml:9: auth.mechanisms: external needs tls.client_ca_file, which client certificates are verified by",
 			"mailmux.yaml:9: auth.mechanisms: external needs a host with login: master, as there is no password to pass on"}},
+		{"one address twice", "listeners:\n", "listeners:\n  - {service: lmtp, address: \"localhost:0143\"}\n", []string{
+			"mailmux.yaml:11: listeners[1].address: 127.0.0.1:143 is that of listeners[0].address, too"}},
+		{"an address within another", "listeners:\n", "listeners:\n  - {service: lmtp, address: \"0.0.0.0:imap\"}\n", []string{
+			"mailmux.yaml:11: listeners[1].address: listeners[0].address has every address at port 143 already; remove one of them, or name its address"}},
+		{"an address around another", "listeners:\n", "admin: {http: \":143\"}\nlisteners:\n", []string{
+			"mailmux.yaml:9: admin.http: every address at port 143, and listeners[0].address has one of them; remove one of them, or name the address"}},
+		{"a star for every address", "127.0.0.1:143", "*:143", []string{
+			`mailmux.yaml:10: listeners[0].address: "*:143" begins with neither an IP address nor a name; for every address of the machine write ":143"`}},
+		{"a port that is none", "127.0.0.1:389", "127.0.0.1:38900000", []string{
+			`mailmux.yaml:3: directory.servers[0]: "ldap://127.0.0.1:38900000": the port must be from 1 to 65535`}},
+		{"a filter that is none", "  base:", "  filter: \"(mail={address}\"\n  base:", []string{
+			`mailmux.yaml:4: directory.filter: "(mail={address}" is not an LDAP filter (RFC 4515), such as (mail={address}): unexpected end of filter`}},
+		{"a host with a blank", "  back1.example.com", "  \"back 1\"", []string{
+			`mailmux.yaml:5: hosts: "back 1": a host's name has no blanks, slashes or control characters`}},
+		{"a directory that may take for ever", "  base:", "  timeout: 1000h\n  base:", []string{
+			"mailmux.yaml:4: directory.timeout: must be 1m0s at most, got 1000h0m0s: a login waits that long at each server that is silent"}},
 		{"second document", "listeners:", "---\nlisteners:", []string{
 			"mailmux.yaml:9: a second document begins here; a configuration is one, remove the line ---",
 			"mailmux.yaml: listeners: at least one is needed, such as {service: imap, address: \":143\"}"}},
@@ -152,11 +170,16 @@ listeners:
 
 func TestNotAConfiguration(t *testing.T) {
 	tests := map[string]string{
-		"":                          "mailmux.yaml: the file is empty; README.md has a configuration to begin with",
-		"# nothing but a comment\n": "mailmux.yaml: the file is empty; README.md has a configuration to begin with",
-		"--- \n":                    "mailmux.yaml: the file is empty; README.md has a configuration to begin with",
-		"just words\n":              `mailmux.yaml:1: must be keys and values, got "just words"`,
-		"a: [1\n":                   "mailmux.yaml:1: did not find expected ',' or ']'; see that the indentation is right and special characters are quoted",
+		"":                              "mailmux.yaml: the file is empty; README.md has a configuration to begin with",
+		"# nothing but a comment\n":     "mailmux.yaml: the file is empty; README.md has a configuration to begin with",
+		"--- \n":                        "mailmux.yaml: the file is empty; README.md has a configuration to begin with",
+		"just words\n":                  `mailmux.yaml:1: must be keys and values, got "just words"`,
+		"a: [1\n":                       "mailmux.yaml:1: did not find expected ',' or ']'; see that the indentation is right and special characters are quoted",
+		"a:\n  b: 1\n  c: 2\n   d: 3\n": "mailmux.yaml:4: mapping values are not allowed in this context; see that the indentation is right and special characters are quoted",
+		"a:\n  b: 1\n  c: 2\n d: 3\n":   "mailmux.yaml:4: did not find expected key; see that the indentation is right and special characters are quoted",
+		"a: 1\nb:\n\tc: 2\n":            "mailmux.yaml:3: found character that cannot start any token; indent with spaces, this line has a tab",
+		"a: 1\nb: *x\n":                 "mailmux.yaml:2: unknown anchor 'x' referenced; an alias has its anchor above it; quote a value that begins with *",
+		"a: 1\nb: \xe9t\xe9\n":          "mailmux.yaml:2: invalid trailing UTF-8 octet; save the file as text in UTF-8",
 	}
 	for text, want := range tests {
 		_, faults := load(t, text)
@@ -203,20 +226,26 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	write("open.secret", "sesame\n", 0o644)
+	write("closed.secret", "sesame\n", 0o600)
 	write("empty.secret", "", 0o600)
 	write("mailmux.yaml", strings.Replace(sound, "  base:", `  bind_dn: cn=mailmux
   bind_password_file: open.secret
   tls_ca_file: missing.pem
-  base:`, 1)+`backend: {login: master, master: {user: m, password_file: empty.secret}}
-tls: {certificates: [{cert: open.secret, key: open.secret}]}
+  tls_cert_file: closed.secret
+  tls_key_file: closed.secret
+  base:`, 1)+`backend: {login: master, master: {user: m, password_file: empty.secret}, tls_ca_file: closed.secret}
+tls: {certificates: [{cert: open.secret, key: open.secret}], ticket_key_file: closed.secret}
 `, 0o600)
 	path := filepath.Join(dir, "mailmux.yaml")
 	cfg, err := Load(path)
 	faults := lines(path, err)
 	want := []string{
 		"mailmux.yaml:6: directory.tls_ca_file: missing.pem does not exist",
-		"mailmux.yaml:14: backend.master.password_file: empty.secret is empty",
-		"mailmux.yaml:15: tls.certificates[0]: load open.secret with open.secret: tls: failed to find any PEM data in certificate input",
+		"mailmux.yaml:7: directory.tls_cert_file: load closed.secret with closed.secret: tls: failed to find any PEM data in certificate input",
+		"mailmux.yaml:16: backend.tls_ca_file: closed.secret holds no certificate in PEM: name the file with those of the authorities, -----BEGIN CERTIFICATE-----",
+		"mailmux.yaml:16: backend.master.password_file: empty.secret is empty",
+		"mailmux.yaml:17: tls.ticket_key_file: closed.secret has no line of at least 32 characters; make one with: openssl rand -hex 32",
+		"mailmux.yaml:17: tls.certificates[0]: load open.secret with open.secret: tls: failed to find any PEM data in certificate input",
 	}
 	if !slices.Equal(faults, want) {
 		t.Errorf("faults\n  %s\nwant\n  %s", strings.Join(faults, "\n  "), strings.Join(want, "\n  "))
@@ -227,7 +256,7 @@ tls: {certificates: [{cert: open.secret, key: open.secret}]}
 	warnings := lines(path, cfg.Warnings)
 	want = []string{
 		"mailmux.yaml:5: directory.bind_password_file: every user of this machine can read open.secret: chmod o-rwx open.secret",
-		"mailmux.yaml:15: tls.certificates[0].key: every user of this machine can read open.secret: chmod o-rwx open.secret",
+		"mailmux.yaml:17: tls.certificates[0].key: every user of this machine can read open.secret: chmod o-rwx open.secret",
 	}
 	if !slices.Equal(warnings, want) {
 		t.Errorf("warnings\n  %s\nwant\n  %s", strings.Join(warnings, "\n  "), strings.Join(want, "\n  "))

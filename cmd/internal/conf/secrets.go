@@ -1,9 +1,12 @@
 package conf
 
 import (
+	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"reflect"
@@ -15,11 +18,18 @@ import (
 // files looks at every file that the configuration names: those who need them read them later, one by one, and an
 // operator wants to know of all of them now.
 func (l *loader) files() {
+	named := make(map[string]string)
 	each(reflect.ValueOf(l.cfg).Elem(), "", func(path, name string, v reflect.Value) {
 		if isFile(name) && v.String() != "" {
+			named[path] = v.String()
 			l.file(path, v.String(), isSecret(name))
 		}
 	})
+	for key, cert := range named {
+		if section, ok := strings.CutSuffix(key, "tls_cert_file"); ok {
+			l.pair(key, section+"tls_key_file", cert, named[section+"tls_key_file"])
+		}
+	}
 	for i, c := range l.cfg.TLS.Certificates {
 		l.certificate(fmt.Sprintf("tls.certificates[%d]", i), c.Cert, c.Key)
 	}
@@ -52,6 +62,42 @@ func (l *loader) file(key, path string, secret bool) {
 	case secret && info.Mode().Perm()&0o004 != 0:
 		l.warn(line, key, fmt.Sprintf("every user of this machine can read %s: chmod o-rwx %s", path, path))
 	}
+	if info.Size() > 0 {
+		l.content(line, key, path, f)
+	}
+}
+
+// content looks into the files whose form is known. Those who read them later know no line, and stop at the first fault.
+func (l *loader) content(line int, key, path string, r io.Reader) {
+	authorities, tickets := strings.HasSuffix(key, "ca_file"), strings.HasSuffix(key, "ticket_key_file")
+	if !authorities && !tickets {
+		return
+	}
+	const most = 16 << 20
+	text, err := io.ReadAll(io.LimitReader(r, most))
+	switch {
+	case err != nil:
+		l.fault(line, key, readable(path, err))
+	case authorities && !x509.NewCertPool().AppendCertsFromPEM(text):
+		l.fault(line, key, path+" holds no certificate in PEM: name the file with those of the authorities, -----BEGIN CERTIFICATE-----")
+	case tickets && !slices.ContainsFunc(bytes.Split(text, []byte("\n")), func(b []byte) bool { return len(bytes.TrimSpace(b)) >= 32 }):
+		l.fault(line, key, path+" has no line of at least 32 characters; make one with: openssl rand -hex 32")
+	}
+}
+
+// pair wants a client certificate that fits its key.
+func (l *loader) pair(key, keyOfKey, cert, private string) {
+	if private == "" || l.told(key) || l.told(keyOfKey) {
+		return
+	}
+	if _, err := tls.LoadX509KeyPair(cert, private); err != nil {
+		l.fault(locate(l.root, key), key, fmt.Sprintf("load %s with %s: %v", cert, private, err))
+	}
+}
+
+// told says whether there is a fault at a key, or below it.
+func (l *loader) told(key string) bool {
+	return slices.ContainsFunc(l.faults, func(f Fault) bool { return below(f.Key, key) })
 }
 
 // readable says why a file cannot be read, and what helps.
@@ -67,7 +113,7 @@ func readable(path string, err error) string {
 
 // certificate wants a pair that fits together, and looks at its end.
 func (l *loader) certificate(key, cert, private string) {
-	if cert == "" || private == "" || slices.ContainsFunc(l.faults, func(f Fault) bool { return below(f.Key, key) }) {
+	if cert == "" || private == "" || l.told(key) {
 		return // told already
 	}
 	line := locate(l.root, key)
@@ -77,6 +123,9 @@ func (l *loader) certificate(key, cert, private string) {
 		return
 	}
 	const soon = 14 * 24 * time.Hour
+	if begin := pair.Leaf.NotBefore; time.Now().Before(begin) {
+		l.warn(line, key, fmt.Sprintf("%s begins on %s: clients refuse it until then; is the clock right?", cert, begin.Format(time.DateOnly)))
+	}
 	end := pair.Leaf.NotAfter
 	switch left := time.Until(end); {
 	case left < 0:

@@ -80,6 +80,9 @@ func (c *checker) scalar(path string, line int, node *yaml.Node, t reflect.Type)
 	if node.Kind != yaml.ScalarNode || node.Decode(into.Interface()) != nil {
 		return c.wrong(path, line, wanted(t), node)
 	}
+	if t.Kind() == reflect.Int && node.ShortTag() == "!!float" {
+		return c.wrong(path, line, wanted(t), node) // the YAML package would cut 1.5 down to 1
+	}
 	// Absent means the default, and so would a zero: whoever writes one means something else, such as "unlimited".
 	number := t.Kind() == reflect.Int || t.Kind() == reflect.Int64
 	if number && !pointed && into.Elem().IsZero() && !strings.HasSuffix(path, ".priority") {
