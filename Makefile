@@ -73,10 +73,11 @@ soak-spool: ## Kill daemons 300 times under load, queue 10,000 messages through 
 	MAILMUX_SOAK=1 $(GO) test -count=1 -v -timeout 30m -run 'TestCrashAtEveryStep|TestKill|TestScan|TestFailoverWhileMailWaits' ./proxy/spool
 	MAILMUX_SOAK=1 $(GO) test -count=1 -v -timeout 60m -run 'TestSpool(SurvivesKills|FollowsFailover)' ./integration
 
-install: build ## Install programs, manual page, completion and systemd unit below PREFIX (/usr/local), honouring DESTDIR.
+install: build ## Install programs, manual pages, completion and systemd unit below PREFIX (/usr/local), honouring DESTDIR.
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man8 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 bin/mailmux bin/hostfailover $(DESTDIR)$(PREFIX)/sbin/
+	bin/mailmux help -man >$(DESTDIR)$(PREFIX)/share/man/man8/mailmux.8
 	bin/hostfailover help -man >$(DESTDIR)$(PREFIX)/share/man/man8/hostfailover.8
 	bin/hostfailover completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/hostfailover
 	sed 's|/usr/local/s*bin/|$(PREFIX)/sbin/|' examples/systemd/mailmux.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/mailmux.service

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -41,6 +42,37 @@ func TestExamples(t *testing.T) {
 			}
 			accepted(t, mailmux, string(b))
 		})
+	}
+}
+
+// The unit lets the frontend do what it does: list the machine's addresses, write its queue, and be told to reload on
+// every systemd. systemd-analyze knows all of it, but for the programs, which are not installed here.
+func TestExampleUnit(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("../examples/systemd/mailmux.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"\nType=notify\n", "\nExecReload=", "\nWatchdogSec=", "\nRestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK\n",
+		"\nReadWritePaths=-/var/spool/mailmux\n",
+	} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("the unit has no %q", want)
+		}
+	}
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not here to read the unit")
+	}
+	unit := filepath.Join(t.TempDir(), "mailmux.service")
+	text := regexp.MustCompile(`/usr/local/sbin/mailmux`).ReplaceAllString(string(b), "/bin/true")
+	text = regexp.MustCompile(`(?m)^Documentation=.*\n`).ReplaceAllString(text, "")
+	if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, "", analyze, "verify", unit); err != nil || strings.Contains(out, "mailmux") {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 }
 

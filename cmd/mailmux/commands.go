@@ -87,21 +87,24 @@ func overview(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-20s %s\n", strings.TrimSpace(c.name+" "+c.args), c.summary)
 	}
-	fmt.Fprint(w, `  help [COMMAND]       tell more about a command
+	fmt.Fprint(w, "  help [COMMAND]       tell more about a command; -man prints the manual page\n\nexit codes:\n"+exitCodes)
+}
 
-exit codes:
-  0  done
+const exitCodes = `  0  done
   1  it failed: the text says what, and what to do
   2  the command line or the configuration is at fault
   3  no running frontend answers at the admin socket
   4  lookup: no such account, or no way to its home host now; queue: no message matches
-`)
-}
+`
 
 // help prints the overview, or what a command does.
 func help(args []string, out, err io.Writer) int {
 	if len(args) == 0 {
 		overview(out)
+		return exitDone
+	}
+	if args[0] == "-man" {
+		manual(out)
 		return exitDone
 	}
 	list := commands()
@@ -124,13 +127,18 @@ func (c *command) help(w io.Writer) {
 	inv.flagSet()
 	fmt.Fprint(w, "\nflags:\n")
 	inv.flags.VisitAll(func(f *flag.Flag) {
-		value, usage := flag.UnquoteUsage(f)
-		text := strings.TrimSpace("-" + f.Name + " " + value)
-		if f.DefValue != "" && f.DefValue != "false" {
-			usage += " (" + f.DefValue + ")"
-		}
-		fmt.Fprintf(w, "  %-18s %s\n", text, usage)
+		name, usage := spelled(f)
+		fmt.Fprintf(w, "  %-18s %s\n", name, usage)
 	})
+}
+
+// spelled is a flag with its value's name, and what it does.
+func spelled(f *flag.Flag) (name, usage string) {
+	value, usage := flag.UnquoteUsage(f)
+	if f.DefValue != "" && f.DefValue != "false" {
+		usage += " (" + f.DefValue + ")"
+	}
+	return strings.TrimSpace("-" + f.Name + " " + value), usage
 }
 
 // version is what the build recorded: a tag, or the commit.

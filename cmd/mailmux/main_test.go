@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"flag"
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -44,6 +46,27 @@ func TestTranscripts(t *testing.T) {
 			"bring":  bringCommand,
 		},
 	})
+}
+
+// TestManual wants every command and flag in the manual page, and nothing that man(7) takes for requests.
+func TestManual(t *testing.T) {
+	var b strings.Builder
+	manual(&b)
+	page := b.String()
+	for _, c := range commands() {
+		inv := &invocation{command: &c}
+		inv.flagSet()
+		inv.flags.VisitAll(func(f *flag.Flag) {
+			if !strings.Contains(page, ".SS "+c.name+"\n") || !strings.Contains(page, roff("-"+f.Name)) {
+				t.Errorf("-%s of %s is missing", f.Name, c.name)
+			}
+		})
+	}
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "'") || strings.HasPrefix(line, ".") && !regexp.MustCompile(`^\.(TH|SH|SS|PP|TP|B|I|br|nf|fi)\b`).MatchString(line) {
+			t.Errorf("man(7) would take this for a request: %s", line)
+		}
+	}
 }
 
 // memberCommand starts an IMAP server, and sets a variable to its port: member PORT. With a second word it greets so.
