@@ -217,6 +217,9 @@ func (c *conn) search(ctx context.Context, request *ldap.SearchRequest, limit in
 		if ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded) && len(found) >= limit {
 			return found, nil
 		}
+		if ldap.IsErrorWithCode(err, ldap.LDAPResultReferral) {
+			return nil, fmt.Errorf("%w: choose a base that the server holds itself", errElsewhere)
+		}
 		return nil, err
 	}
 	if c.lc.IsClosing() {

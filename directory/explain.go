@@ -17,6 +17,7 @@ type Explanation struct {
 	Remembered bool            `json:"remembered"` // whether there is something in memory
 	Fresh      bool            `json:"fresh"`      // whether it is believed without asking
 	Age        time.Duration   `json:"age"`        // of what is in memory
+	Refused    string          `json:"refused"`    // what is in memory instead of an account: no such user, more than one entry matches …
 	Now        Account         `json:"now"`        // what the directory says now
 }
 
@@ -34,7 +35,9 @@ func (d *Directory) Explain(ctx context.Context, name Name) (Explanation, error)
 	if kept := d.memory.recall(name); kept != nil {
 		now := time.Now()
 		x.Remembered, x.Fresh, x.Age = true, now.Before(kept.fresh), now.Sub(kept.learnt)
-		x.Account, remembersErr = kept.answer(now)
+		if x.Account, remembersErr = kept.answer(now); remembersErr != nil {
+			x.Refused = remembersErr.Error()
+		}
 	}
 	e, server, err := d.source.find(ctx, name, d.reader.names())
 	x.Server = server

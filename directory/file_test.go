@@ -227,3 +227,16 @@ func TestConfigFaults(t *testing.T) {
 		}
 	}
 }
+
+// What is remembered of a name that two entries have is not that nobody has it.
+func TestExplainTellsWhatIsRemembered(t *testing.T) {
+	d := open(t, Config{Servers: []string{"ldif:" + writeLDIF(t, slapdtest.Skeleton+people)}, Base: slapdtest.Base})
+	for local, want := range map[string]error{"twin": ErrAmbiguous, "nobody": ErrNoUser} {
+		if _, err := d.Lookup(t.Context(), at(local)); !errors.Is(err, want) {
+			t.Fatalf("%s: %v", local, err)
+		}
+		if x, err := d.Explain(t.Context(), at(local)); !errors.Is(err, want) || !x.Fresh || !strings.HasPrefix(x.Refused, want.Error()) {
+			t.Errorf("%s: %v, remembered %q", local, err, x.Refused)
+		}
+	}
+}

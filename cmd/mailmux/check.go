@@ -90,7 +90,7 @@ func (inv *invocation) checkDirectory(cfg *conf.Config, d *directory.Directory) 
 	defer cancel()
 	faults := d.Check(ctx)
 	for _, err := range faults {
-		fmt.Fprintln(inv.out, err)
+		fmt.Fprintf(inv.out, "%v; %s\n", err, directoryRemedy(err.Error()))
 	}
 	if well := len(cfg.Directory.Servers) - len(faults); well > 0 {
 		fmt.Fprintf(inv.out, "directory: %s well, by bind and search\n", plural(well, "server"))
@@ -198,6 +198,47 @@ func (inv *invocation) showMember(host string, m backend.MemberStatus) int {
 	}
 	return faults
 }
+
+// directoryRemedy says what usually helps against a directory server's failure.
+func directoryRemedy(why string) string {
+	code := func(n ...uint16) bool {
+		return slices.ContainsFunc(n, func(n uint16) bool { return strings.Contains(why, fmt.Sprintf("LDAP Result Code %d ", n)) })
+	}
+	switch {
+	case code(ldapInvalidCredentials, ldapInvalidDN):
+		return "see directory.bind_dn and directory.bind_password_file"
+	case code(ldapNoSuchObject):
+		return "see directory.base: there is no such entry, or directory.bind_dn must not see it"
+	case code(ldapInsufficientAccess, ldapAuthRequired, ldapInappropriateAuth):
+		return "give directory.bind_dn the right to search there, and to read the attributes"
+	case code(ldapConfidentiality):
+		return "set directory.starttls, or use ldaps://"
+	case strings.Contains(why, "certificate") || strings.Contains(why, "x509"):
+		return "see directory.tls_ca_file, and that the certificate there is for the name in directory.servers"
+	case strings.Contains(why, "TLS"):
+		return "see directory.starttls and directory.servers: does this port speak TLS at once (ldaps), after STARTTLS, or not at all?"
+	case strings.Contains(why, "refused"):
+		return "does the directory run there, and is the port right?"
+	case strings.Contains(why, "referrals"):
+		return "see directory.base"
+	case strings.Contains(why, "timeout") || strings.Contains(why, "deadline") || strings.Contains(why, "no route"):
+		return "is the address right, does a firewall stand between, and is what directory.filter asks for indexed?"
+	case strings.Contains(why, "lookup"):
+		return "is the name right, and does the DNS know it?"
+	}
+	return "see the log of the directory server"
+}
+
+// Result codes of RFC 4511 appendix A, as they stand in the directory's errors.
+const (
+	ldapAuthRequired       = 8
+	ldapConfidentiality    = 13
+	ldapNoSuchObject       = 32
+	ldapInvalidDN          = 34
+	ldapInappropriateAuth  = 48
+	ldapInvalidCredentials = 49
+	ldapInsufficientAccess = 50
+)
 
 // remedy says what usually helps against a check's failure.
 func remedy(why string) string {

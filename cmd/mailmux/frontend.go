@@ -235,13 +235,13 @@ func (f *frontend) reload() (warnings []string, err error) {
 	}
 	now, err := f.open(cfg, old)
 	if err != nil {
-		return warnings, err
+		return warnings, cfg.Place(err)
 	}
 	if err := f.replace(old, now); err != nil {
 		if now.directory != old.directory {
 			now.directory.Close()
 		}
-		return warnings, err
+		return warnings, cfg.Place(err)
 	}
 	f.current.Store(now)
 	f.delivers.Configure(cfg.Delivery)

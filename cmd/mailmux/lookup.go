@@ -138,8 +138,8 @@ func remembered(x *admin.Explanation) string {
 	switch {
 	case !d.Remembered:
 		return "nothing"
-	case d.Fresh && d.Account.Host == "":
-		return fmt.Sprintf("for %s, that there is no such account", age)
+	case d.Fresh && d.Refused != "":
+		return fmt.Sprintf("for %s: %s", age, d.Refused)
 	case d.Fresh && d.Now.Host != "" && d.Now.Host != d.Account.Host:
 		return fmt.Sprintf("for %s: %s (the directory says %s by now)", age, d.Account.Host, d.Now.Host)
 	case d.Fresh:

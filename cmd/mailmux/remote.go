@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	"mailmux/cmd/internal/conf"
@@ -40,8 +42,8 @@ func (inv *invocation) door() (*door, error) {
 	if path == "" {
 		cfg, err := conf.Load(inv.config)
 		path, _ = cfg.Admin.Socket()
-		if err != nil && cfg.Admin.Address == "" {
-			return nil, fmt.Errorf("find the admin socket: %w", err)
+		if err != nil && cfg.Admin.Address == "" && !isSocket(path) {
+			return nil, fmt.Errorf("find the admin socket: %w\nname it with -socket", err)
 		}
 	}
 	if path == "" {
@@ -52,6 +54,13 @@ func (inv *invocation) door() (*door, error) {
 		return d.DialContext(ctx, "unix", path)
 	}
 	return &door{path, &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}}, nil
+}
+
+// isSocket says whether a frontend may listen at a path. A file with a fault that hides admin.address, as there is while
+// somebody edits it, must not keep an operator from the frontend at the usual place.
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == fs.ModeSocket
 }
 
 // ask calls the frontend and decodes its answer. A nil body is a GET.

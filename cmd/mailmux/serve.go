@@ -52,9 +52,7 @@ func serve(inv *invocation) int {
 
 // startFault reports what only shows when the configuration is put to work, a fault a line.
 func (inv *invocation) startFault(cfg *conf.Config, err error) int {
-	for _, text := range strings.Split(err.Error(), "\n") {
-		fmt.Fprintln(inv.err, cfg.Fault(text))
-	}
+	fmt.Fprintln(inv.err, cfg.Place(err))
 	return exitFailed
 }
 

@@ -64,14 +64,19 @@ type Config struct {
 	root *yaml.Node // of the file
 }
 
-// Fault is a fault that showed when the configuration was put to work: its text begins with the key, whose line is found.
-func (c *Config) Fault(text string) Fault {
-	key, rest := split(text)
-	line := locate(c.root, key)
-	if line == 0 {
-		key, rest = "", text // what looks like a key is none
+// Place makes faults of what showed when the configuration was put to work, one a line: the text begins with the key,
+// whose line is found.
+func (c *Config) Place(err error) Faults {
+	var faults Faults
+	for _, text := range strings.Split(err.Error(), "\n") {
+		key, rest := split(text)
+		line := locate(c.root, key)
+		if line == 0 {
+			key, rest = "", text // what looks like a key is none
+		}
+		faults = append(faults, Fault{c.Path, line, key, rest})
 	}
-	return Fault{c.Path, line, key, rest}
+	return faults
 }
 
 // Log says what is logged to the standard error stream, where systemd's journal or a supervisor takes it up.
