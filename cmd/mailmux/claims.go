@@ -29,9 +29,9 @@ func (l lateClaims) Take(ctx context.Context, want proxy.Want) (proxy.Claim, err
 	return l.claims.Take(ctx, want)
 }
 
-// claimsOf is what the engine asks; nil without the section claims.
-func (f *frontend) claimsOf(cfg *conf.Config) proxy.Claims {
-	if !cfg.Claims.Given() {
+// claimsOf is what the engine asks; nil in a process that has begun without the section claims: a reload opens none.
+func (f *frontend) claimsOf() proxy.Claims {
+	if !f.agrees {
 		return nil
 	}
 	return lateClaims{f}

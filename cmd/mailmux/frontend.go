@@ -40,7 +40,8 @@ type frontend struct {
 	smarthosts *deliver.Smarthosts
 	engine     *proxy.Server
 	table      *backend.Table
-	claims     *claims.Claims // nil without the section claims, and before the start
+	agrees     bool           // the process has begun with the section claims
+	claims     *claims.Claims // nil without it, and before the start
 	started    time.Time
 
 	current atomic.Pointer[loaded]
@@ -68,7 +69,7 @@ type loaded struct {
 func newFrontend(cfg *conf.Config, log *slog.Logger, level *slog.LevelVar) (*frontend, error) {
 	f := &frontend{
 		log: log, level: level, metrics: admin.NewMetrics(version()), delivers: deliver.New(cfg.Delivery), started: time.Now(),
-		lastGone: make(chan struct{}, 1),
+		lastGone: make(chan struct{}, 1), agrees: cfg.Claims.Given(),
 	}
 	f.handlers = handlers(f.delivers)
 	f.ended, f.end = context.WithCancel(context.Background())
@@ -138,7 +139,7 @@ func (f *frontend) parts(now *loaded) proxy.Parts {
 	return proxy.Parts{
 		Config:    proxy.Config{Hostname: cfg.Hostname, Listeners: cfg.Listeners, TLS: cfg.TLS, Limits: limits, Auth: cfg.Auth, Trace: cfg.Log.Trace},
 		Directory: now.directory, Domains: cfg.Domains, Hosts: f.table, Handlers: f.handlers, Log: f.log, Metrics: f.metrics,
-		Claims: f.claimsOf(cfg),
+		Claims: f.claimsOf(),
 	}
 }
 
@@ -308,6 +309,9 @@ func fixed(old, now *conf.Config) []string {
 		if k.changed {
 			list = append(list, k.key+": has changed; that takes a restart")
 		}
+	}
+	if !old.Claims.Given() && now.Claims.Given() {
+		list = append(list, "claims: until the restart hosts with sticky: claim go by hash")
 	}
 	return list
 }
