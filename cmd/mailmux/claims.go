@@ -77,18 +77,7 @@ func (f *frontend) wish(change func() error) error {
 	if f.claims == nil {
 		return change()
 	}
-	before, err := f.table.Wishes()
-	if err != nil {
-		return err
-	}
-	if err := change(); err != nil {
-		return err
-	}
-	err = f.claims.Publish(f.ended)
-	if errors.Is(err, claims.ErrOutage) {
-		return errors.Join(fmt.Errorf("nothing was changed: %w", err), f.table.SetWishes(before))
-	}
-	return err
+	return f.claims.Wish(f.ended, change)
 }
 
 // Move has an account leave its member on all frontends, and go to another one.

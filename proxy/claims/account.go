@@ -62,12 +62,12 @@ func (c *Claims) acquire(ctx context.Context, h *holding, w proxy.Want) (m *back
 		if s.taken || s.joined {
 			m, err := c.memberOf(s.at)
 			switch {
-			case err != nil:
-				return nil, s.rev, err
-			case c.suits(m, w):
+			case err == nil && c.suits(m, w):
 				return m, s.rev, nil
 			case s.taken: // chosen a moment ago, and out by now
-				return nil, s.rev, fmt.Errorf("%w: %s was taken out of service", ErrElsewhere, m)
+				return nil, s.rev, fmt.Errorf("%w: %s was taken out of service", ErrElsewhere, s.at)
+			case err != nil: // others have it still, or already: a reload, or a list of members that has changed
+				c.Log.Warn("an account has to leave its member", "account", w.Name, "error", err)
 			}
 			if err := c.evict(ctx, h, s, w); err != nil {
 				return nil, unknownRev, err

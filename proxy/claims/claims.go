@@ -13,6 +13,7 @@ import (
 
 	"mailmux/proxy"
 	"mailmux/proxy/backend"
+	"mailmux/proxy/splice"
 )
 
 // ErrOutage: etcd does not answer, or this frontend has no lease there.
@@ -73,8 +74,13 @@ type Claims struct {
 	users   int                // of all holdings
 	lastErr error              // why there is no lease
 	verdict verdict
-	wishRev int64 // of the key w that is in force here
 	seen    observed
+	horizon int64            // the highest revision that etcd has answered with
+	quiet   time.Duration    // on splice.Clock: before it no lease is used, see wentBack
+	broken  map[string]int64 // keys whose value was left out, with its revision
+
+	wishing sync.Mutex // one change of the wishes at a time; before mu
+	wishRev int64      // of the key w that is in force here; wishing is held
 
 	fenced  atomic.Int64
 	workers chan struct{} // bounds requests that nobody waits for
@@ -94,7 +100,7 @@ const workersAtOnce = 64
 // away a frontend starts all the same. The caller closes the Claims.
 func Open(cfg Config, parts Parts) (*Claims, error) {
 	c := &Claims{Parts: parts, cfg: cfg.WithDefaults(), changed: make(chan struct{}), since: time.Now(), held: map[string]*holding{},
-		loose: map[*user]struct{}{}, workers: make(chan struct{}, workersAtOnce)}
+		loose: map[*user]struct{}{}, broken: map[string]int64{}, workers: make(chan struct{}, workersAtOnce)}
 	c.keys, c.name = keys(c.cfg.Prefix), c.cfg.Name
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -138,13 +144,13 @@ func (c *Claims) commit(ctx context.Context, what string, txn func(clientv3.Txn)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	began := time.Now()
+	began, horizon := time.Now(), c.reached()
 	r, err := txn(client.Txn(ctx)).Commit()
 	c.Metrics.ClaimTransaction(what, err == nil, time.Since(began))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrOutage, what, err)
 	}
-	return r, nil
+	return r, c.answered(horizon, r.Header.Revision)
 }
 
 // get reads keys, within claims.timeout.
@@ -155,14 +161,44 @@ func (c *Claims) get(ctx context.Context, key string, options ...clientv3.OpOpti
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	began := time.Now()
+	began, horizon := time.Now(), c.reached()
 	r, err := client.Get(ctx, key, options...)
 	c.Metrics.ClaimTransaction("other", err == nil, time.Since(began))
 	if err != nil {
 		return nil, fmt.Errorf("%w: read %s: %w", ErrOutage, key, err)
 	}
-	return r, nil
+	return r, c.answered(horizon, r.Header.Revision)
 }
+
+// reached is the highest revision of an answer so far: no request that is sent from now on is answered with a lower one.
+func (c *Claims) reached() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.horizon
+}
+
+// answered notes the revision of an answer. One that is lower than etcd had reached before the request was sent means that
+// etcd has been put back to an older state, such as a snapshot, and that claims are forgotten which are still in use.
+func (c *Claims) answered(before, rev int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if rev >= min(before, c.horizon) { // c.horizon is the lower one when somebody has found out meanwhile
+		c.horizon = max(c.horizon, rev)
+		return nil
+	}
+	err := fmt.Errorf("%w: it was at revision %d and is at %d by now: was it put back to an older state?", ErrOutage, c.horizon, rev)
+	c.horizon = rev
+	c.wentBack()
+	if c.tenure != nil {
+		c.tenure.gate.Close()
+		c.tenure.cancel(err)
+	}
+	return err
+}
+
+// wentBack has this frontend use no new lease for the time that others may go on under theirs: each of them finds out for
+// itself within that time, or loses its lease. mu is held.
+func (c *Claims) wentBack() { c.quiet = splice.Clock() + c.cfg.Lease }
 
 // background runs what nobody waits for, not too many at once.
 func (c *Claims) background(f func()) {

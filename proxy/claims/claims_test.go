@@ -136,6 +136,11 @@ func TestDownMemberIsLeft(t *testing.T) {
 	cut := make(chan struct{}, 2)
 	first := take(t, a, want(t, tabA, "ann", "n1", func() { cut <- struct{}{} }))
 	second := take(t, b, want(t, tabB, "ann", "n1", func() { cut <- struct{}{} }))
+	for _, lease := range []string{"1", "2", "3"} { // so that the controller agrees
+		if _, err := a.client.Put(t.Context(), a.keys.frontend(lease), encode(frontendValue{Name: lease, Down: []string{host + "/n1"}})); err != nil {
+			t.Fatal(err)
+		}
+	}
 	verdict := encode(verdict{Epoch: 7, Down: map[string]time.Time{host + "/n1": time.Now()}})
 	if _, err := a.client.Put(t.Context(), a.keys.verdict(), verdict); err != nil {
 		t.Fatal(err)

@@ -111,7 +111,7 @@ func (c *Claims) frontendsOf(kvs []*mvccpb.KeyValue) []proxy.ClaimFrontend {
 	for _, kv := range kvs {
 		var v frontendValue
 		if err := decode(kv.Value, &v); err != nil {
-			c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+			c.leftOut(kv, err)
 			continue
 		}
 		list = append(list, proxy.ClaimFrontend{Name: v.Name, Lease: strings.TrimPrefix(string(kv.Key), c.keys.frontends()),
@@ -172,13 +172,15 @@ func (c *Claims) decide(ctx context.Context, electionKey string, electionRev int
 		return err
 	}
 	var old verdict
+	broken := false
 	for _, kv := range r.Responses[1].GetResponseRange().Kvs {
 		if err := decode(kv.Value, &old); err != nil {
 			c.Log.Warn("claims: replaced", "key", string(kv.Key), "error", err)
+			broken = true
 		}
 	}
 	next := c.weigh(c.frontendsOf(r.Responses[0].GetResponseRange().Kvs), old, time.Now().UTC().Truncate(time.Second))
-	if maps.EqualFunc(next.Down, old.Down, func(a, b time.Time) bool { return a.Equal(b) }) {
+	if !broken && maps.EqualFunc(next.Down, old.Down, func(a, b time.Time) bool { return a.Equal(b) }) {
 		return nil
 	}
 	r, err = c.commit(ctx, "other", func(txn clientv3.Txn) clientv3.Txn {

@@ -87,6 +87,15 @@
 // temporary error after claims.timeout, or go by hash where claims.on_outage says so: then the rule above does not hold
 // for them, and they are closed when etcd is back, to come again with a claim.
 //
+// # etcd put back
+//
+// An etcd that is put back to an older state, a snapshot or nothing at all, has forgotten claims that are in use. Its
+// revision tells: it is lower than one that it has answered with before, or our lease is gone before its time. A frontend
+// that finds out, which it does within 2 s, closes its sessions as if it had lost its lease, and takes no claim for the time
+// of a lease, in which the others find out as well, or lose theirs. A frontend that starts in that very moment knows no
+// revision from before, and a restore that skips revisions (--bump-revision) does not show: who restores etcd stops the
+// frontends before, and starts them behind it.
+//
 // # Logging in to etcd
 //
 // With claims.user etcd gives a token for the password, which expires, and which an etcd that was started anew does not

@@ -123,6 +123,14 @@ func (c *Claims) giveBack(h *holding) {
 	})
 }
 
+// clear takes a key of ours out of etcd that nobody here knows of: a request that was not answered may have left it behind,
+// and those who wait for the account to leave its member wait for that key, too. mu is held.
+func (c *Claims) clear(t *tenure, key string) {
+	h := &holding{key: key, tenure: t, rev: unknownRev, step: make(chan struct{})}
+	c.held[key] = h
+	c.giveBack(h)
+}
+
 // forget takes a holding out of the table: etcd knows nothing of it any more. mu is held.
 func (c *Claims) forget(h *holding) {
 	if c.held[h.key] == h {
@@ -226,6 +234,7 @@ func (c *Claims) first(ctx context.Context, h *holding, w proxy.Want) (proxy.Cla
 		err = fmt.Errorf("%w: the lease was lost meanwhile", ErrOutage)
 	}
 	h.member, h.rev, h.settled = member, rev, true
+	h.tenure.doubtful = h.tenure.doubtful || rev == unknownRev
 	h.note()
 	if err != nil {
 		if rev == 0 {
@@ -254,6 +263,9 @@ func (c *Claims) outage(ctx context.Context, w proxy.Want, changed chan struct{}
 		u := &user{claims: c, member: m, cut: w.Cut}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.changed != changed { // there is a lease by now, and begin has not seen this one
+			return nil, nil
+		}
 		c.loose[u] = struct{}{}
 		return u, nil
 	}

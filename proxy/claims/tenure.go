@@ -23,9 +23,11 @@ type tenure struct {
 	since  time.Time
 	gate   *splice.Gate
 	ctx    context.Context // ends with the tenure
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	wake   chan struct{} // the report is due
 	loaded chan struct{} // told once for each watch that has its first state
+
+	doubtful bool // a request to take a claim was not answered: it may be carried out yet. Claims.mu is held
 }
 
 // run holds one lease after the other, until Close.
@@ -75,6 +77,9 @@ func (c *Claims) serve() error {
 	var parts sync.WaitGroup
 	lost := make(chan error, 1)
 	parts.Go(func() { lost <- c.renew(t) })
+	c.wishing.Lock()
+	c.wishRev = 0 // what is there now is news, whatever it was before
+	c.wishing.Unlock()
 	watches := c.watches()
 	for _, w := range watches {
 		parts.Go(func() { c.follow(t, w) })
@@ -87,7 +92,7 @@ func (c *Claims) serve() error {
 		}
 		break
 	}
-	if t.ctx.Err() == nil {
+	if c.awaitQuiet(t) == nil {
 		c.begin(t)
 		parts.Go(func() { c.report(t) })
 		// Leaving an election waits for etcd, however long: nobody waits for that but Close, which ends the client first.
@@ -98,6 +103,20 @@ func (c *Claims) serve() error {
 	parts.Wait()
 	c.revoke(t)
 	return err
+}
+
+// awaitQuiet waits, behind a loss of etcd's memory, until nobody can be at work by what etcd has forgotten.
+func (c *Claims) awaitQuiet(t *tenure) error {
+	for t.ctx.Err() == nil {
+		c.mu.Lock()
+		left := c.quiet - splice.Clock()
+		c.mu.Unlock()
+		if left <= 0 {
+			return nil
+		}
+		_ = pause(t.ctx, left) // the loop asks
+	}
+	return t.ctx.Err()
 }
 
 // grant gets a lease, and says under it that this frontend lives.
@@ -112,9 +131,9 @@ func (c *Claims) grant(client *connection) (*tenure, error) {
 	t := &tenure{client: client, id: r.ID, name: strconv.FormatInt(int64(r.ID), 16), since: time.Now().UTC().Truncate(time.Millisecond), gate: &splice.Gate{},
 		wake: make(chan struct{}, 1), loaded: make(chan struct{}, len(c.watches()))}
 	t.gate.Extend(c.deadline(sent, r.TTL))
-	t.ctx, t.cancel = context.WithCancel(c.ctx)
+	t.ctx, t.cancel = context.WithCancelCause(c.ctx)
 	if err := c.say(t, frontendValue{Name: c.name, Since: t.since}); err != nil {
-		t.cancel()
+		t.cancel(err)
 		c.revoke(t)
 		return nil, err
 	}
@@ -183,6 +202,11 @@ func (c *Claims) renew(t *tenure) error {
 		case err := <-answers:
 			busy, last = false, err
 			if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+				c.mu.Lock()
+				if t.gate.Open() { // else it is over in due time
+					c.wentBack()
+				}
+				c.mu.Unlock()
 				return fmt.Errorf("%w: the lease is gone: %w", ErrOutage, err)
 			}
 		}
@@ -211,7 +235,7 @@ func (c *Claims) renewOnce(t *tenure, bound time.Duration, answers chan<- error)
 func (c *Claims) fence(t *tenure) {
 	late := !t.gate.Open()
 	t.gate.Close()
-	t.cancel()
+	t.cancel(nil)
 	c.mu.Lock()
 	if c.tenure == t {
 		c.hold(nil)

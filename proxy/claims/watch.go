@@ -12,6 +12,20 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
+// leftOut warns of a value that makes no sense, once: it is read again and again.
+func (c *Claims) leftOut(kv *mvccpb.KeyValue, err error) {
+	c.mu.Lock()
+	told := c.broken[string(kv.Key)] == kv.ModRevision
+	if len(c.broken) >= maxFrontends {
+		clear(c.broken)
+	}
+	c.broken[string(kv.Key)] = kv.ModRevision
+	c.mu.Unlock()
+	if !told {
+		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+	}
+}
+
 // watch is what a frontend follows in etcd: the whole state first, then each change.
 type watch struct {
 	key     string
@@ -76,17 +90,19 @@ func (c *Claims) changes(t *tenure, w watch, rev int64) {
 }
 
 // moved closes the sessions of an account that is to leave the member that it has here.
-func (c *Claims) moved(_ *tenure, kv *mvccpb.KeyValue) {
+func (c *Claims) moved(t *tenure, kv *mvccpb.KeyValue) {
 	v := moved{rev: kv.ModRevision}
 	key := strings.TrimPrefix(string(kv.Key), c.keys.moves())
 	if err := decode(kv.Value, &v.moveValue); err != nil {
-		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+		c.leftOut(kv, err)
 		return
 	}
 	c.mu.Lock()
 	h := c.held[key]
 	evict := func() {}
 	switch {
+	case h == nil && t.doubtful:
+		c.clear(t, key)
 	case h == nil:
 	case !h.settled:
 		h.asked = v
@@ -101,7 +117,7 @@ func (c *Claims) moved(_ *tenure, kv *mvccpb.KeyValue) {
 func (c *Claims) judged(t *tenure, kv *mvccpb.KeyValue) {
 	var v verdict
 	if err := decode(kv.Value, &v); err != nil {
-		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+		c.leftOut(kv, err)
 		return
 	}
 	c.judge(t, v)
@@ -142,19 +158,23 @@ func (t *tenure) due() {
 
 // wished takes over the operator's wishes.
 func (c *Claims) wished(_ *tenure, kv *mvccpb.KeyValue) {
-	if len(kv.Value) > maxValue {
-		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", "the value is too long")
+	c.wishing.Lock()
+	defer c.wishing.Unlock()
+	c.adopt(kv)
+}
+
+// adopt is wished, with wishing held.
+func (c *Claims) adopt(kv *mvccpb.KeyValue) {
+	if kv.ModRevision <= c.wishRev {
 		return
 	}
-	c.mu.Lock()
-	news := kv.ModRevision > c.wishRev
-	c.wishRev = max(c.wishRev, kv.ModRevision)
-	c.mu.Unlock()
-	if !news {
+	c.wishRev = kv.ModRevision
+	if len(kv.Value) > maxValue {
+		c.leftOut(kv, errors.New("the value is too long"))
 		return
 	}
 	if err := c.Hosts.SetWishes(kv.Value); err != nil {
-		c.Log.Warn("claims: left out", "key", string(kv.Key), "error", err)
+		c.leftOut(kv, err)
 		return
 	}
 	if c.Wished != nil {
@@ -164,42 +184,67 @@ func (c *Claims) wished(_ *tenure, kv *mvccpb.KeyValue) {
 
 // noWishes is for a site that has none yet: what this frontend remembers of its own becomes everybody's.
 func (c *Claims) noWishes(t *tenure) {
-	c.mu.Lock()
+	c.wishing.Lock()
+	defer c.wishing.Unlock()
 	c.wishRev = 0
-	c.mu.Unlock()
-	if err := c.Publish(t.ctx); err != nil && !errors.Is(err, errConflict) {
+	text, err := c.Hosts.Wishes()
+	if err == nil {
+		_, err = c.publish(t.ctx, text)
+	}
+	if err != nil {
 		c.Log.Warn("claims: publish the operator's wishes", "error", err)
 	}
 }
 
-// errConflict: two operators at once.
-var errConflict = errors.New("somebody else has changed the wishes at the same moment; look, and say it again")
+// wishTries is how often a wish is tried again because of others that came at the same moment.
+const wishTries = 10
 
-// Publish makes the wishes of this frontend's host table those of the site. It fails, and takes those of the site over,
-// if somebody else has changed them at the same moment.
-func (c *Claims) Publish(ctx context.Context) error {
-	text, err := c.Hosts.Wishes()
-	if err != nil {
-		return err
+// Wish lets an operator change the wishes of this frontend's host table, and makes the outcome the site's. Changes are made
+// one after the other, also those of several frontends: where somebody else was faster, change is called again on what the
+// site wishes by then. Without etcd nothing is changed.
+func (c *Claims) Wish(ctx context.Context, change func() error) error {
+	c.wishing.Lock()
+	defer c.wishing.Unlock()
+	for range wishTries {
+		before, err := c.Hosts.Wishes()
+		if err == nil {
+			err = change()
+		}
+		if err != nil {
+			return err
+		}
+		text, err := c.Hosts.Wishes()
+		if err != nil {
+			return err
+		}
+		published, err := c.publish(ctx, text)
+		if err != nil {
+			return errors.Join(fmt.Errorf("nothing was changed: publish the wish: %w", err), c.Hosts.SetWishes(before))
+		}
+		if published {
+			return nil
+		}
 	}
-	c.mu.Lock()
-	rev := c.wishRev
-	c.mu.Unlock()
-	key := c.keys.wishes()
+	return errors.New("publish the wish: others change the wishes all the time; look, and say it again")
+}
+
+// publish puts wishes into etcd in place of those that this frontend has seen there last. Where somebody else has changed
+// them since, that is taken over. wishing is held.
+func (c *Claims) publish(ctx context.Context, text []byte) (published bool, err error) {
+	key, rev := c.keys.wishes(), c.wishRev
 	r, err := c.commit(ctx, "other", func(txn clientv3.Txn) clientv3.Txn {
 		return txn.If(unchanged(key, rev)).Then(clientv3.OpPut(key, string(text))).Else(clientv3.OpGet(key))
 	})
-	if err != nil {
-		return fmt.Errorf("publish the wish: %w", err)
+	switch {
+	case err != nil:
+		return false, err
+	case r.Succeeded:
+		c.wishRev = r.Header.Revision
+		return true, nil
 	}
-	if r.Succeeded {
-		c.mu.Lock()
-		c.wishRev = max(c.wishRev, r.Header.Revision)
-		c.mu.Unlock()
-		return nil
-	}
+	c.wishRev = 0
 	for _, kv := range r.Responses[0].GetResponseRange().Kvs {
-		c.wished(nil, kv)
+		c.adopt(kv)
 	}
-	return fmt.Errorf("publish the wish: %w", errConflict)
+	return false, nil
 }
