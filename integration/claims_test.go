@@ -80,6 +80,38 @@ func TestClaimMoves(t *testing.T) {
 	noViolations(t, s.Tally)
 }
 
+// A reload that gives a member's name to another server: the account's sessions at the old one are closed before it logs
+// in at the new one, by claim and by hash.
+func TestClaimOfAnotherServerByTheSameName(t *testing.T) {
+	for _, sticky := range []string{"claim", "hash"} {
+		t.Run(sticky, func(t *testing.T) {
+			s := newClaimSite(t, claimOptions{Members: 2, Fronts: 1, Embedded: true, Sticky: sticky})
+			f, a := s.Fronts[0], s.Accounts[0]
+			first, err := f.login(a, 5*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer first.close()
+			one, two := s.Net.IP(firstMember)+",", s.Net.IP(firstMember+1)+","
+			if err := f.Configure(strings.NewReplacer(one, two, two, one).Replace(s.config(0, f))); err != nil {
+				t.Fatal(err)
+			}
+			if out, code, err := f.Run(t.Context(), "reload"); err != nil || code != 0 {
+				t.Fatalf("reload: %d %v\n%s", code, err, out)
+			}
+			second, err := f.login(a, 5*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer second.close()
+			if second.member == first.member {
+				t.Errorf("%s is at %s again", a.Login, second.member)
+			}
+			noViolations(t, s.Tally)
+		})
+	}
+}
+
 // A withdrawn member is withdrawn on every frontend, also on one that starts later; with evacuate its accounts leave.
 func TestClaimWishesAreShared(t *testing.T) {
 	s := newClaimSite(t, claimOptions{Members: 2, Fronts: 2})

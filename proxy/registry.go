@@ -111,7 +111,7 @@ func (r *registry) choose(rec *Record, m *backend.Member, sticky bool) (elsewher
 		if other == rec || other.member == nil {
 			continue
 		}
-		if other.member.Host() != m.Host() || sticky && other.member.Name() != m.Name() {
+		if other.member.Host() != m.Host() || sticky && other.member != m {
 			elsewhere = append(elsewhere, other)
 		}
 	}

@@ -61,7 +61,8 @@ type MemberConfig struct {
 	Refresh time.Duration `yaml:"refresh"`
 
 	// Name is what operators and the hash call the member: the address when absent. Frontends agree on the member of an
-	// account only if they call the members alike.
+	// account only if they call the members alike. At another address it is another server, whatever its name: accounts
+	// leave the old one at their next login, on each frontend when that has been told, so give a new server a new name.
 	Name string `yaml:"name"`
 	// Weight is the member's share of the accounts or sessions beside the other members, 0 to 1000: 1 when absent. A
 	// member of weight 0 gets no new ones.

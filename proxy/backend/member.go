@@ -67,8 +67,8 @@ func newMember(t *Table, host, name string, e *effective) *Member {
 	return m
 }
 
-// adopt takes new settings over on a reload. A member that has moved to another address is another server under the same
-// name: what was seen of the old one is forgotten, the operator's wish stays. It says whether a check is due now.
+// adopt takes new settings over on a reload. What was seen of services at other ports is forgotten, the operator's wish
+// stays. It says whether a check is due now.
 func (m *Member) adopt(e *effective) bool {
 	old := m.settings.Swap(e)
 	if old.MaxConnecting != e.MaxConnecting {
@@ -77,10 +77,9 @@ func (m *Member) adopt(e *effective) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.set(m.state.Load() &^ goneBit)
-	if old.address != e.address || old.ports != e.ports {
+	if old.ports != e.ports {
 		m.health = [numServices]health{}
 		m.agent = agentState{}
-		m.resolved.forget()
 		m.set(m.state.Load() & (withdrawnBit | decidedBit))
 	}
 	if e.Check.Mode == "off" {
@@ -90,7 +89,7 @@ func (m *Member) adopt(e *effective) bool {
 		m.agent = agentState{}
 		m.set(m.state.Load() &^ agentOutBit)
 	}
-	return old.address != e.address || old.ports != e.ports || old.Check != e.Check
+	return old.ports != e.ports || old.Check != e.Check
 }
 
 // forgetChecks forgets what the checks said of the services in the mask.

@@ -110,10 +110,4 @@ func (r *resolved) answered(a netip.Addr) {
 	r.good = a
 }
 
-func (r *resolved) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.addrs, r.until, r.good = nil, time.Time{}, netip.Addr{}
-}
-
 var _ Resolver = (*net.Resolver)(nil)

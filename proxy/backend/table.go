@@ -323,10 +323,10 @@ func (t *Table) settle(h *Host, p plan) (left []*Member) {
 		at := slices.IndexFunc(before, func(b seat) bool { return b.member.name == s.name })
 		var m *Member
 		due := true
-		if at >= 0 {
+		if at >= 0 && before[at].member.settings.Load().address == s.address {
 			m = before[at].member
 			due = m.adopt(p.made[i])
-		} else {
+		} else { // at another address it is another server, however it is called: the accounts have to leave the old one
 			m = newMember(t, h.name, s.name, p.made[i])
 		}
 		m.obey(t.wishFor(h.name, s.name))

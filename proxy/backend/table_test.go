@@ -234,3 +234,35 @@ func TestSeenChangesWithWhatMembersShow(t *testing.T) {
 		t.Errorf("Seen is %q after members left", lists)
 	}
 }
+
+// A member that has moved to another address is another server under the same name: sessions there are told apart from
+// those to come, and what the operator wishes holds for the name.
+func TestMemberAtAnotherAddress(t *testing.T) {
+	cfg := func(address string) Config {
+		return Config{Hosts: map[string]HostConfig{"east": {Members: []MemberConfig{{Name: "n1", Address: address}, {Name: "n2", Address: "10.0.0.2"}}}}}
+	}
+	var left []string
+	tab := table(t, cfg("10.0.0.1"), Options{Changed: func(e Event) {
+		if e.Change == Left {
+			left = append(left, e.Member.Name())
+		}
+	}})
+	h := host(t, tab, "east")
+	first, other := h.Member("n1"), h.Member("n2")
+	if err := tab.Withdraw("n1", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := tab.Update(cfg("10.0.0.9")); err != nil {
+		t.Fatal(err)
+	}
+	now := h.Member("n1")
+	if withdrawn, _ := now.Withdrawn(); now == first || !first.Gone() || now.Gone() || !withdrawn {
+		t.Errorf("n1 is the same: %v; the old one gone: %v, the new one: %v, withdrawn: %v", now == first, first.Gone(), now.Gone(), withdrawn)
+	}
+	if h.Member("n2") != other || other.Gone() {
+		t.Error("n2 has not moved, and is another one")
+	}
+	if got := now.Address("imap"); got != "10.0.0.9:143" || len(left) != 1 {
+		t.Errorf("n1 is at %s, left are %v", got, left)
+	}
+}
