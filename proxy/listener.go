@@ -24,6 +24,7 @@ type listener struct {
 	socket *splice.Acceptor
 	cfg    atomic.Pointer[Listener]
 	closed sync.Once
+	ended  chan struct{} // closed when nothing is accepted any more
 }
 
 // Keepalive of the clients' connections: a peer that vanished is noticed within some four minutes, an idle one costs a
@@ -52,7 +53,7 @@ func newListener(tcp *net.TCPListener) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listener{socket: socket}, nil
+	return &listener{socket: socket, ended: make(chan struct{})}, nil
 }
 
 func setListenOptions(fd uintptr) {
@@ -173,6 +174,7 @@ func (l *listener) close() { l.closed.Do(func() { l.socket.Close() }) }
 
 // accept is a listener's goroutine: hold a slot, accept, begin the session.
 func (srv *Server) accept(l *listener) {
+	defer close(l.ended)
 	backoff := 5 * time.Millisecond
 	for srv.slots.wait() {
 		nc, err := l.socket.Accept()

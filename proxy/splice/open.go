@@ -3,10 +3,12 @@ package splice
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -21,6 +23,8 @@ type Acceptor struct {
 	raw   syscall.RawConn
 	addr  net.Addr
 	local netip.AddrPort // of every connection; invalid where the socket is bound to all addresses
+
+	ending atomic.Bool
 }
 
 // NewAcceptor takes the socket of l over; l is closed, the socket stays. The options that a connection inherits from it
@@ -50,6 +54,25 @@ func NewAcceptor(l *net.TCPListener) (*Acceptor, error) {
 // Addr is what is listened on.
 func (a *Acceptor) Addr() net.Addr { return a.addr }
 
+// End stops listening when the connections that are there already have been accepted: Accept returns them, and then
+// net.ErrClosed. Close would reset them.
+func (a *Acceptor) End() {
+	a.ending.Store(true)
+	a.file.SetReadDeadline(time.Unix(1, 0))
+}
+
+// last takes one of the connections that are there, and closes the socket behind the last one.
+func (a *Acceptor) last() (fd int, peer netip.AddrPort, failed, err error) {
+	err = a.raw.Control(func(l uintptr) { fd, peer, failed = accept(int(l)) })
+	if failed == unix.EAGAIN {
+		err = a.Close()
+		if err == nil {
+			err = net.ErrClosed
+		}
+	}
+	return fd, peer, failed, err
+}
+
 // Close stops listening. An Accept that waits returns.
 func (a *Acceptor) Close() error { return a.file.Close() }
 
@@ -65,6 +88,9 @@ func (a *Acceptor) Accept() (*Sock, error) {
 		fd, peer, failed = accept(int(l))
 		return failed != unix.EAGAIN
 	})
+	if a.ending.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		fd, peer, failed, err = a.last()
+	}
 	switch {
 	case err != nil:
 		return nil, opError("accept", net.ErrClosed)

@@ -455,3 +455,47 @@ func TestTableGrows(t *testing.T) {
 		t.Error("somebody watches where nobody should")
 	}
 }
+
+// Who has connected before the end is accepted; Close would reset them.
+func TestAcceptorEnds(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := NewAcceptor(l.(*net.TCPListener))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	var clients []net.Conn
+	for range 5 {
+		c, err := net.Dial("tcp", a.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients = append(clients, c)
+	}
+	a.End()
+	for range clients {
+		s, err := a.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+	}
+	if s, err := a.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("behind the last one there is %v, %v", s, err)
+	}
+	for _, c := range clients {
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := net.Dial("tcp", a.Addr().String()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("behind the end a client has %v", err)
+	}
+}
