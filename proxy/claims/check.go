@@ -86,7 +86,7 @@ const probeTime = 500 * time.Millisecond
 // explain says which key an outage is about that etcd has not given a reason for, and keeps its error. The client itself
 // often says no more of a server that it cannot reach, or does not trust, than that the time is over.
 func (c *Claims) explain(err error) error {
-	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) || errors.Is(err, errPutBack) {
 		return err
 	}
 	var why []string

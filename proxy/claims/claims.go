@@ -22,6 +22,9 @@ var ErrOutage = errors.New("etcd is away")
 // ErrElsewhere: the account is on a member that cannot be used from here, and has not left it in time.
 var ErrElsewhere = errors.New("the account has not left its member")
 
+// errPutBack: what etcd has forgotten may be in use.
+var errPutBack = errors.New("it seems to have been put back to an older state")
+
 // Hosts is the host table; *backend.Table is one. Its methods may be called from many goroutines.
 type Hosts interface {
 	// Host finds a host by its name.
@@ -186,7 +189,7 @@ func (c *Claims) answered(before, rev int64) error {
 		c.horizon = max(c.horizon, rev)
 		return nil
 	}
-	err := fmt.Errorf("%w: it was at revision %d and is at %d by now: was it put back to an older state?", ErrOutage, c.horizon, rev)
+	err := fmt.Errorf("%w: %w: it was at revision %d and is at %d by now", ErrOutage, errPutBack, c.horizon, rev)
 	c.horizon = rev
 	c.wentBack()
 	if c.tenure != nil {

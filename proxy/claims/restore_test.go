@@ -3,6 +3,7 @@ package claims
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -38,6 +39,8 @@ func TestEtcdPutBack(t *testing.T) {
 	u, err := b.Take(ctx, want(t, tabB, "ann", "n2", nil))
 	if err == nil {
 		t.Errorf("ann goes to %s by the word of an etcd that has forgotten her", u.Member())
+	} else if !errors.Is(err, errPutBack) {
+		t.Errorf("the error does not say why: %v", err)
 	}
 	for err != nil && ctx.Err() == nil {
 		u, err = b.Take(ctx, want(t, tabB, "ann", "n2", nil))
