@@ -127,7 +127,8 @@ func (a *accounts) Refresh(_ context.Context, n directory.Name) (directory.Accou
 }
 func (a *accounts) CheckPassword(context.Context, directory.Account, string) error { return nil }
 
-// toyBackend listens as a member: it accepts "right", refuses "wrong", says "BUSY" to "busy", and then echoes.
+// toyBackend listens as a member: it accepts "right", and "rightly" after a while, refuses "wrong", says "BUSY" to "busy",
+// and then echoes.
 func toyBackend(t testing.TB, ip string) string {
 	l, err := net.Listen("tcp", ip+":0")
 	if err != nil {
@@ -145,6 +146,9 @@ func toyBackend(t testing.TB, ip string) string {
 				io.WriteString(c, "WELCOME\r\n")
 				r := bufio.NewReader(c)
 				line, _ := r.ReadString('\n')
+				if strings.Contains(line, " rightly") {
+					time.Sleep(300 * time.Millisecond) // what a slow member takes
+				}
 				switch {
 				case strings.Contains(line, " right"):
 					io.WriteString(c, "OK\r\nat "+ip+"\r\n")
@@ -484,6 +488,25 @@ func TestKick(t *testing.T) {
 		t.Errorf("kicked %d", n)
 	}
 	c.wantEnd()
+}
+
+// A session that is logging in to a member while that is evacuated leaves it, too.
+func TestEvacuateDuringALogin(t *testing.T) {
+	s := newSite(t, nil)
+	c := s.dial(t)
+	c.want("HELLO")
+	c.say("LOGIN ann rightly")
+	for len(s.Who(func(i *Info) bool { return i.Member != "" })) == 0 {
+		time.Sleep(time.Millisecond) // until the member is chosen
+	}
+	if err := s.state.Load().Hosts.Withdraw("one", true); err != nil {
+		t.Fatal(err)
+	}
+	s.Evacuate(t.Context())
+	c.want("OK")
+	c.want("at")
+	c.wantEnd()
+	s.Evacuate(t.Context()) // comes to its end again
 }
 
 // Sessions end all the time while somebody lists them, and kicks a few: neither waits for the other for ever.

@@ -75,7 +75,7 @@ type Server struct {
 	own       atomic.Pointer[ownAddrs]
 	draining  atomic.Bool
 
-	evacuating atomic.Bool
+	evacuating atomic.Int32    // calls of Evacuate since it began; 0: none runs
 	ctx        context.Context // ends when nothing is to be waited for any more
 	cancel     context.CancelFunc
 	sessions   sync.WaitGroup // goroutines of listeners, and of sessions before their hand-over

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"mailmux/proxy/splice"
@@ -112,29 +113,37 @@ func (srv *Server) Resume() error { return srv.Listen(nil) }
 
 var _ splice.Ended = (*Record)(nil)
 
+// loginPause is how long Evacuate waits for logins that go on.
+const loginPause = 50 * time.Millisecond
+
 // Evacuate lets the sessions go whose members the operator withdrew with that wish, one account after the other at
 // limits.evacuation_rate, and returns when none is left or ctx ends. Called while it runs, it does nothing: the running
 // one sees to the new wish as well.
 func (srv *Server) Evacuate(ctx context.Context) {
-	if !srv.evacuating.CompareAndSwap(false, true) {
+	if srv.evacuating.Add(1) > 1 {
 		return
 	}
-	defer srv.evacuating.Store(false)
-	leaving := func(rec *Record) bool {
-		if !rec.handed.Load() { // its member is settled then
+	bound := func(rec *Record) bool { // also those that are logging in there, and will be there in a moment
+		if rec.member == nil {
 			return false
 		}
 		_, evacuate := rec.member.Withdrawn()
 		return evacuate
 	}
+	leaving := func(rec *Record) bool { return rec.handed.Load() && bound(rec) } // its member is settled then
 	for {
-		list := srv.registry.matching(leaving)
-		if len(list) == 0 {
+		calls := srv.evacuating.Load()
+		list := srv.registry.matching(bound)
+		if len(list) == 0 && srv.evacuating.CompareAndSwap(calls, 0) { // else there is a wish that list may not know of
+			return
+		}
+		if !slices.ContainsFunc(list, leaving) && pause(ctx, loginPause) != nil {
+			srv.evacuating.Store(0)
 			return
 		}
 		done := map[string]bool{}
 		for _, rec := range list {
-			if done[rec.name] {
+			if done[rec.name] || !leaving(rec) {
 				continue
 			}
 			done[rec.name] = true
@@ -144,6 +153,7 @@ func (srv *Server) Evacuate(ctx context.Context) {
 				}
 			}
 			if pause(ctx, time.Second/time.Duration(srv.state.Load().limits.EvacuationRate)) != nil {
+				srv.evacuating.Store(0)
 				return
 			}
 		}
