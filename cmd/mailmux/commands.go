@@ -75,7 +75,7 @@ change is said as a warning: admin.address, admin.http and admin.state, log.form
 func filterFlags(f *flag.FlagSet) {
 	f.String("account", "", "sessions of this `name`")
 	f.String("host", "", "sessions whose home host is this `name`")
-	f.String("member", "", "sessions on this member, by its `name`")
+	f.String("member", "", "sessions on this member, by its `name` or as host/member")
 	f.String("service", "", "sessions of this `service`, such as imap")
 	f.String("client", "", "sessions from this `address` or network")
 	f.String("id", "", "the session of this `id`")

@@ -42,7 +42,7 @@ type Filter struct {
 	Account string       `json:"account,omitempty"` // normalised, or the canonical login name
 	Service string       `json:"service,omitempty"`
 	Host    string       `json:"host,omitempty"`
-	Member  string       `json:"member,omitempty"`
+	Member  string       `json:"member,omitempty"` // its name, or host/member
 	Client  netip.Prefix `json:"client,omitzero"`
 }
 
@@ -52,7 +52,8 @@ func (f Filter) Empty() bool { return f == Filter{} }
 // Match says whether a session is meant.
 func (f Filter) Match(i *proxy.Info) bool {
 	is := func(want, got string) bool { return want == "" || strings.EqualFold(want, got) }
-	return is(f.ID, i.ID) && is(f.Service, i.Service) && is(f.Host, i.Host) && is(f.Member, i.Member) &&
+	return is(f.ID, i.ID) && is(f.Service, i.Service) && is(f.Host, i.Host) &&
+		(is(f.Member, i.Member) || is(f.Member, i.Host+"/"+i.Member)) &&
 		(is(f.Account, i.Account) || is(f.Account, i.Login)) &&
 		(!f.Client.IsValid() || f.Client.Contains(i.Client.Addr().Unmap().WithZone("")))
 }
