@@ -97,6 +97,7 @@ type names struct {
 	addrs   []netip.Addr
 	srv     map[string][]*net.SRV
 	err     error
+	odd     error // beside SRV records
 	lookups int
 }
 
@@ -118,6 +119,9 @@ func (n *names) LookupSRV(_ context.Context, service, proto, name string) (strin
 		name = "_" + service + "._" + proto + "." + name
 	}
 	records, ok := n.srv[name]
+	if ok && n.odd != nil {
+		return name, records, n.odd
+	}
 	if !ok {
 		return "", nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 	}

@@ -62,12 +62,19 @@ func (d *dnsServers) LookupNetIP(ctx context.Context, network, host string) (add
 	return addrs, err
 }
 
-// LookupSRV looks SRV records up.
+// LookupSRV looks SRV records up. Beside an error there may be records, as with net.Resolver: that is an answer, too.
 func (d *dnsServers) LookupSRV(ctx context.Context, service, proto, name string) (target string, records []*net.SRV, err error) {
+	var odd error
 	err = d.ask(ctx, func(ctx context.Context, r *net.Resolver) error {
-		target, records, err = r.LookupSRV(ctx, service, proto, name)
-		return err
+		target, records, odd = r.LookupSRV(ctx, service, proto, name)
+		if len(records) > 0 {
+			return nil
+		}
+		return odd
 	})
+	if err == nil {
+		err = odd
+	}
 	return target, records, err
 }
 

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -243,6 +244,7 @@ func (s *source) askDNS(ctx context.Context) ([]listing, error) {
 
 func (s *source) askSRV(ctx context.Context) ([]listing, error) {
 	byName := make(map[string]*listing)
+	var odd error
 	for _, q := range s.queries {
 		proto := "tcp"
 		if q.label == "" {
@@ -252,9 +254,10 @@ func (s *source) askSRV(ctx context.Context) ([]listing, error) {
 		if notFound := (*net.DNSError)(nil); errors.As(err, &notFound) && notFound.IsNotFound {
 			continue // no record for this service
 		}
-		if err != nil {
+		if err != nil && len(records) == 0 {
 			return nil, err
 		}
+		odd = errors.Join(odd, err) // records with targets that are no names are left out (net.Resolver.LookupSRV)
 		weights(records)
 		for _, r := range records {
 			name := canonical(r.Target)
@@ -278,7 +281,7 @@ func (s *source) askSRV(ctx context.Context) ([]listing, error) {
 	for _, l := range byName {
 		list = append(list, *l)
 	}
-	return sorted(list), nil
+	return sorted(list), odd
 }
 
 // weights makes weights of SRV records fit: 0 means "hardly ever" beside others (RFC 2782), and no preference alone.
@@ -314,6 +317,9 @@ func (s *source) askDirectory(ctx context.Context) ([]listing, error) {
 		if err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if slices.ContainsFunc(list, func(other listing) bool { return other.name == l.name && other.address != l.address }) {
+			errs = append(errs, fmt.Errorf("two values name a member %s", l.name))
 		}
 		list = append(list, l)
 	}
@@ -358,7 +364,10 @@ func parseListing(value string) (listing, error) {
 	return l, nil
 }
 
+// sorted sorts by name. Of several with one name it keeps the same one, in whatever order they come: frontends have to agree.
 func sorted(list []listing) []listing {
-	slices.SortFunc(list, func(a, b listing) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(list, func(a, b listing) int {
+		return cmp.Or(strings.Compare(a.name, b.name), strings.Compare(a.address.at(a.address.port), b.address.at(b.address.port)))
+	})
 	return slices.CompactFunc(list, func(a, b listing) bool { return a.name == b.name })
 }

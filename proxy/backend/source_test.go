@@ -114,6 +114,16 @@ func TestMembersFromSRVRecords(t *testing.T) {
 			t.Errorf("POP3 is at %s", got)
 		}
 		tab.Close()
+		// A record whose target is no name is left out by the resolver, with an error: the others hold.
+		resolver.odd = errors.New("malformed records were left out")
+		tab, h = sourced(t, MemberConfig{SRV: "example.com"}, Options{Resolver: resolver})
+		tab.Start(context.Background())
+		synctest.Wait()
+		if s := tab.Status()[0].Sources[0]; len(h.Members()) != 3 || !strings.Contains(s.Error, "malformed") {
+			t.Errorf("beside a malformed record there are %s, %+v", seats(h), s)
+		}
+		tab.Close()
+		resolver.odd = nil
 		for _, m := range []MemberConfig{{SRV: "_imaps._tcp.one"}, {SRV: "one", Settings: Settings{TLS: "implicit"}}} {
 			tab, h = sourced(t, m, Options{Resolver: resolver})
 			tab.Start(context.Background())
@@ -167,6 +177,20 @@ func TestMembersFromTheDirectory(t *testing.T) {
 		synctest.Wait()
 		if got := seats(h); got != "static=10.0.0.1:143*1/0 10.0.1.4=10.0.1.4:143*1/0" {
 			t.Errorf("members are %s", got)
+		}
+		// Of two servers by one name the same one holds in whatever order the values come, and it is said.
+		for _, values := range [][]string{{"10.0.1.7 name=n7", "10.0.1.5 name=n7"}, {"10.0.1.5 name=n7", "10.0.1.7 name=n7"}} {
+			d.mu.Lock()
+			d.values = values
+			d.mu.Unlock()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if got := seats(h); got != "static=10.0.0.1:143*1/0 n7=10.0.1.5:143*1/0" {
+				t.Errorf("members are %s", got)
+			}
+			if s := tab.Status()[0].Sources[0]; !strings.Contains(s.Error, "two values name a member n7") {
+				t.Errorf("that two values name one member does not show: %+v", s)
+			}
 		}
 		tab.Close()
 	})
