@@ -54,7 +54,7 @@ type ClaimStatus struct {
 	Epoch      int64           `json:"epoch"`
 	Down       []string        `json:"down,omitempty"` // members that the controller has decided down
 	Frontends  []ClaimFrontend `json:"frontends,omitempty"`
-	Error      string          `json:"error,omitempty"` // of the last request to etcd that failed, while there is no lease
+	Error      string          `json:"error,omitempty"` // why there is no lease, or why the last account that asked for a claim got none
 }
 
 // ClaimFrontend is one live frontend of the site.

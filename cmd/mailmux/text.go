@@ -81,6 +81,9 @@ func showClaims(w io.Writer, s *proxy.ClaimStatus) {
 	default:
 		fmt.Fprintf(w, "claims: %s, %s; lease %s, %s left; epoch %d\n", plural(s.Accounts, "account"), plural(s.Sessions, "session"),
 			s.Lease, s.Left.Round(100*time.Millisecond), s.Epoch)
+		if s.Error != "" {
+			fmt.Fprintf(w, "claims: the last account that asked for a claim got none: %s\n", printable(s.Error))
+		}
 	}
 	if s.Unclaimed > 0 {
 		fmt.Fprintf(w, "%s went by hash while etcd was away\n", plural(s.Unclaimed, "session"))

@@ -65,6 +65,8 @@ func (c *Config) refusal(err error) error {
 		return fmt.Errorf("claims.user: etcd has no user %q with the password in claims.password_file: %w", c.User, err)
 	case errors.Is(err, rpctypes.ErrUserEmpty):
 		return fmt.Errorf("claims.user: etcd asks who we are; name a user of it: %w", err)
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("claims.endpoints: etcd is full: compact and defragment it, or raise its --quota-backend-bytes; then etcdctl alarm disarm: %w", err)
 	case errors.Is(err, rpctypes.ErrPermissionDenied):
 		who := fmt.Sprintf("user %q", c.User)
 		if c.User == "" {

@@ -76,6 +76,7 @@ type Claims struct {
 	loose   map[*user]struct{} // given without agreement, while etcd was away
 	users   int                // of all holdings
 	lastErr error              // why there is no lease
+	takeErr error              // of the last request to take a claim; nil: it was answered
 	verdict verdict
 	seen    observed
 	horizon int64            // the highest revision that etcd has answered with
@@ -151,7 +152,15 @@ func (c *Claims) commit(ctx context.Context, what string, txn func(clientv3.Txn)
 	r, err := txn(client.Txn(ctx)).Commit()
 	c.Metrics.ClaimTransaction(what, err == nil, time.Since(began))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrOutage, what, err)
+		err = fmt.Errorf("%w: %s: %w", ErrOutage, what, err)
+	}
+	if what == "take" {
+		c.mu.Lock()
+		c.takeErr = err
+		c.mu.Unlock()
+	}
+	if err != nil {
+		return nil, err
 	}
 	return r, c.answered(horizon, r.Header.Revision)
 }

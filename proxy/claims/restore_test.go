@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"mailmux/proxy/backend"
@@ -181,4 +182,32 @@ func (l *lockedLog) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
+}
+
+// An etcd that is full renews leases, and takes no claims: the status says why.
+func TestFullEtcd(t *testing.T) {
+	endpoint := etcd(t)
+	c, tab := site(t, endpoint, "a", nil)
+	alarm := func(what etcdserverpb.AlarmRequest_AlarmAction) {
+		t.Helper()
+		_, err := etcdserverpb.NewMaintenanceClient(c.client.ActiveConnection()).Alarm(t.Context(), &etcdserverpb.AlarmRequest{Action: what, Alarm: etcdserverpb.AlarmType_NOSPACE})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	alarm(etcdserverpb.AlarmRequest_ACTIVATE)
+	if _, err := c.Take(t.Context(), want(t, tab, "ann", "n1", nil)); !errors.Is(err, ErrOutage) {
+		t.Errorf("ann is told %v", err)
+	}
+	if s := c.Status(); s.State != "held" || !strings.Contains(s.Error, "database space exceeded") {
+		t.Errorf("the status is %+v", s)
+	}
+	if _, faults := Check(t.Context(), Config{Endpoints: []string{endpoint}}); len(faults) != 1 || !strings.HasPrefix(faults[0].Error(), "claims.endpoints: etcd is full") {
+		t.Errorf("the check finds %v", faults)
+	}
+	alarm(etcdserverpb.AlarmRequest_DEACTIVATE)
+	take(t, c, want(t, tab, "ann", "n1", nil)).Release()
+	if s := c.Status(); s.Error != "" {
+		t.Errorf("the status is %+v", s)
+	}
 }

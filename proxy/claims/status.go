@@ -23,6 +23,9 @@ func (c *Claims) Status() proxy.ClaimStatus {
 		s.State, s.Lease = "held", t.name
 		s.Left = max(0, t.gate.Until()-splice.Clock())
 		s.Controller, s.Leading, s.Frontends = c.seen.controller, c.seen.leading, c.seen.frontends
+		if c.takeErr != nil {
+			s.Error = c.takeErr.Error()
+		}
 	} else if c.lastErr != nil {
 		s.Error = c.lastErr.Error()
 	}
