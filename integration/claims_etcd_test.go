@@ -382,3 +382,34 @@ func (s *secured) tokens(t *testing.T) {
 		t.Errorf("the session from before: %q, %v", answer, err)
 	}
 }
+
+// An etcd that is put back to an older state has forgotten who is where. Nobody gets an account by its word while a
+// frontend that has not forgotten it still has sessions.
+func TestClaimEtcdPutBack(t *testing.T) {
+	s := newClaimSite(t, claimOptions{Members: 2, Fronts: 2})
+	e, data, saved := s.Etcd[0], filepath.Join(s.Dir, "e1"), filepath.Join(s.Dir, "saved")
+	restart := func(change func() error) {
+		t.Helper()
+		e.Kill()
+		if err := errors.Join(change(), e.start()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := s.Accounts[0]
+	login := func(f *claimFront) (m *mail) {
+		t.Helper()
+		eventually(t, "a login", func() (err error) { m, err = f.login(a, 5*time.Second); return err })
+		t.Cleanup(m.close)
+		return m
+	}
+	restart(func() error { return os.CopyFS(saved, os.DirFS(data)) })
+	first := login(s.Fronts[0])
+	first.close()
+	eventually(t, "a move", func() error {
+		return s.Fronts[0].post(t.Context(), "/move", map[string]any{"account": a.Login, "member": other(first.member)})
+	})
+	login(s.Fronts[0])
+	restart(func() error { return errors.Join(os.RemoveAll(data), os.Rename(saved, data)) })
+	login(s.Fronts[1])
+	noViolations(t, s.Tally)
+}
