@@ -35,6 +35,7 @@ type Run struct {
 	settled map[uint64]int // entries that no further pass has to try, and how often they conflicted
 	seed    maphash.Seed
 	planned int
+	fault   string    // why the first change was refused
 	due     time.Time // when the next batch may be written
 }
 
@@ -62,7 +63,7 @@ type Summary struct {
 	Passes  int
 	Began   time.Time
 	Seconds float64
-	// LastChange is when the last batch was written.
+	// LastChange is when the last batch was written that changed something.
 	LastChange time.Time
 }
 
@@ -122,6 +123,9 @@ func (r *Run) Do(ctx context.Context) (Summary, error) {
 		r.Batch = max(1, min(r.Batch, r.Rate/4))
 	}
 	err := r.passes(ctx)
+	if t := r.Snapshot().Total(); err == nil && t.Failed >= hopeless && t.Changed+t.Already == 0 {
+		err = fmt.Errorf("%w, %d in all: %s", ErrRefused, t.Failed, r.fault)
+	}
 	r.mu.Lock()
 	r.summary.Seconds = time.Since(r.summary.Began).Seconds()
 	r.mu.Unlock()
@@ -134,12 +138,12 @@ const (
 	maxFutile = 5 // passes in a row that broke off before they found anything
 )
 
-// ErrRefused ends a run in which the directory refused every change.
-var ErrRefused = errors.New("the directory refuses every change")
+// ErrRefused is how a run ended in which the directory refused every change.
+var ErrRefused = errors.New("the directory refused every change")
 
 const (
 	firstBatch = 20  // the first one is small: it shows whether the entries can be changed at all
-	hopeless   = 100 // refusals without a single change after which a run ends
+	hopeless   = 100 // refusals without a single change of which the run says so
 )
 
 // ErrRestless ends a run in which accounts kept coming back.
@@ -285,9 +289,6 @@ func (r *Run) write(ctx context.Context, cancel context.CancelCauseFunc, batches
 			var outcomes []Outcome
 			outcomes, err = r.Writer.Write(ctx, batch)
 			r.tally(batch, outcomes)
-			if t := r.Snapshot().Total(); err == nil && t.Failed >= hopeless && t.Changed+t.Already == 0 {
-				err = fmt.Errorf("%w, %d so far: %w", ErrRefused, t.Failed, firstFault(outcomes))
-			}
 		}
 		if err != nil {
 			failed = err
@@ -297,15 +298,6 @@ func (r *Run) write(ctx context.Context, cancel context.CancelCauseFunc, batches
 		}
 	}
 	written <- failed
-}
-
-func firstFault(outcomes []Outcome) error {
-	for _, o := range outcomes {
-		if o.Result == Failed {
-			return o.Err
-		}
-	}
-	return errors.New("nobody said why")
 }
 
 // pace keeps to the rate: a batch is due when the ones before it have had their time.
@@ -325,7 +317,6 @@ func (r *Run) pace(ctx context.Context, n int) error {
 func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.summary.LastChange = time.Now()
 	for i, o := range outcomes {
 		c := batch[i]
 		way := Way{strings.ToLower(c.From), strings.ToLower(c.To)}
@@ -338,6 +329,7 @@ func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {
 		switch o.Result {
 		case Changed:
 			count.Changed++
+			r.summary.LastChange = time.Now()
 		case Already:
 			count.Already++
 		case Conflict:
@@ -346,6 +338,7 @@ func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {
 			r.report(Note{DN: c.DN, Result: o.Result, Reason: o.Err.Error()})
 		case Failed:
 			count.Failed++
+			r.fault = cmp.Or(r.fault, o.Err.Error())
 			r.settled[key] = tired
 			r.report(Note{DN: c.DN, Result: o.Result, Reason: o.Err.Error()})
 		}

@@ -232,12 +232,12 @@ hostServer: one
 	}
 }
 
-// Somebody who may only read is told so soon, and no transaction is tried: it would have to abort.
+// Somebody who may only read is told so, and no transaction is tried: it would have to abort.
 func TestReaderIsRefused(t *testing.T) {
 	s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(500, "one"), Access: "access to * by dn.exact=\"" + slapdtest.BindDN + "\" read by anonymous auth by * none\n"})
 	m := newMover(t, linkTo(t, slapdConfig(t), s.URL), move("one", "three"), failover.Auto)
 	got, err := m.run.Do(t.Context())
-	if !errors.Is(err, failover.ErrRefused) || got.Total().Failed > 250 || got.Total().Changed != 0 {
+	if !errors.Is(err, failover.ErrRefused) || got.Total().Failed != 500 || got.Total().Changed != 0 {
 		t.Errorf("%+v, %v", got.Total(), err)
 	}
 	if said := strings.Join(m.said, "\n"); !strings.Contains(said, "some entries cannot be changed") || strings.Contains(said, "aborted") {
@@ -245,6 +245,19 @@ func TestReaderIsRefused(t *testing.T) {
 	}
 	if !s.Running() {
 		t.Error("slapd died")
+	}
+}
+
+// Entries that may not be changed come first, hundreds of them, and then the others: those are moved all the same.
+func TestProtectedEntriesInFront(t *testing.T) {
+	s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(500, "one"), Access: "access to dn.regex=\"^uid=user000[0-2]\" by dn.exact=\"" + slapdtest.BindDN + "\" read by * none\n" +
+		"access to * by dn.exact=\"" + slapdtest.BindDN + "\" write by anonymous auth by * none\n"})
+	m := newMover(t, linkTo(t, slapdConfig(t), s.URL), move("one", "three"), failover.Auto)
+	if got := m.do(t).Total(); got != (failover.Count{Changed: 200, Failed: 300}) {
+		t.Errorf("%+v", got)
+	}
+	if after := count(state(t, s)); after["three/one"] != 200 || after["one/"] != 300 {
+		t.Errorf("%v", after)
 	}
 }
 
