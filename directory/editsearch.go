@@ -175,6 +175,8 @@ func searchError(err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, errElsewhere):
+		return err
 	case !errors.As(err, &answer) || answer.ResultCode >= ldap.ErrorNetwork:
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultBusy, ldap.LDAPResultUnavailable, ldap.LDAPResultTimeLimitExceeded):
@@ -275,7 +277,8 @@ func (e *ldapEditor) get(ctx context.Context, c *conn, dn string) (Record, error
 	found, err := c.search(ctx, ldap.NewSearchRequest(dn, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 1, 0, false,
 		"(objectClass=*)", e.reader.names(), nil), 1)
 	switch {
-	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject), err == nil && len(found) == 0:
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultNoSuchObject, ldap.LDAPResultInvalidDNSyntax), err == nil && len(found) == 0:
+		// slapd calls a DN invalid whose attributes its schema does not have.
 		return Record{}, fmt.Errorf("%w: %s", ErrGone, dn)
 	case err != nil:
 		return Record{}, searchError(err)

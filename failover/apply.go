@@ -87,60 +87,57 @@ func (a *Applier) Mode() string {
 
 // Write journals the batch, applies it, and strikes out of the journal what was not done.
 func (a *Applier) Write(ctx context.Context, batch []directory.Change) ([]Outcome, error) {
+	w := newWork(batch)
 	if a.Journal == nil {
-		return a.apply(ctx, batch)
+		return w.outcomes, a.apply(ctx, w)
 	}
 	first, err := a.Journal.Intend(batch)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	outcomes, err := a.apply(ctx, batch)
-	for i, o := range outcomes {
-		if o.Result != Changed && o.Result != unknown {
-			if err := a.Journal.Void(first+int64(i), o); err != nil {
-				return outcomes, fmt.Errorf("journal: %w", err)
-			}
+	err = a.apply(ctx, w)
+	for i, o := range w.outcomes {
+		if o.Result == Changed || o.Result == unknown || o.Result == Conflict && w.sent[i] {
+			continue // it was made, or may have been before somebody else changed the entry again
+		}
+		if err := a.Journal.Void(first+int64(i), o); err != nil {
+			return w.outcomes, fmt.Errorf("journal: %w", err)
 		}
 	}
-	return outcomes, err
+	return w.outcomes, err
 }
 
 // unknown is the result of a change that may have been made: the run ended before that could be found out. It stays in
 // the journal.
 const unknown Result = 255
 
-func (a *Applier) apply(ctx context.Context, batch []directory.Change) ([]Outcome, error) {
-	w := &work{batch: batch, outcomes: make([]Outcome, len(batch)), sent: make([]bool, len(batch))}
-	for i := range w.outcomes {
-		w.outcomes[i].Result = unknown
-		w.pending = append(w.pending, i)
-	}
+func (a *Applier) apply(ctx context.Context, w *work) error {
 	deadline := time.Now().Add(a.Link.Wait)
 	pause := 20 * time.Millisecond
 	for len(w.pending) > 0 {
 		before := len(w.pending)
 		editor, err := a.Link.Editor(ctx)
 		if err != nil {
-			return w.outcomes, err
+			return err
 		}
 		// What was sent is waited for, even if the run is to end: then it is known what was done.
 		err = a.attempt(context.WithoutCancel(ctx), editor, w)
 		if ctx.Err() != nil && len(w.pending) > 0 {
-			return w.outcomes, ctx.Err()
+			return ctx.Err()
 		}
 		if len(w.pending) < before {
 			deadline, pause = time.Now().Add(a.Link.Wait), 20*time.Millisecond
 			continue
 		}
 		if time.Now().After(deadline) {
-			return w.outcomes, fmt.Errorf("%w: %w", ErrAway, err)
+			return fmt.Errorf("%w: %w", ErrAway, err)
 		}
 		if err := sleep(ctx, pause); err != nil {
-			return w.outcomes, err
+			return err
 		}
 		pause = min(2*pause, time.Second)
 	}
-	return w.outcomes, nil
+	return nil
 }
 
 // work is a batch on its way.
@@ -149,6 +146,15 @@ type work struct {
 	outcomes []Outcome
 	pending  []int  // what has no outcome yet
 	sent     []bool // what may have been done by us without our knowing
+}
+
+func newWork(batch []directory.Change) *work {
+	w := &work{batch: batch, outcomes: make([]Outcome, len(batch)), sent: make([]bool, len(batch))}
+	for i := range w.outcomes {
+		w.outcomes[i].Result = unknown
+		w.pending = append(w.pending, i)
+	}
+	return w
 }
 
 func (w *work) settle(i int, result Result, err error) { w.outcomes[i] = Outcome{result, err} }
@@ -301,6 +307,11 @@ func (a *Applier) judge(ctx context.Context, editor directory.Editor, w *work, e
 	return cause
 }
 
+// passes says whether an error is about the server at this moment, and not about the entry.
+func passes(err error) bool {
+	return errors.Is(err, directory.ErrLost) || errors.Is(err, directory.ErrBusy) || errors.Is(err, directory.ErrUnavailable)
+}
+
 // verify reads the entries whose change was refused, to tell our own work, of which the answer was lost, from somebody
 // else's, and that from a fault of the entry. It gives those that it could not read, and why.
 func (a *Applier) verify(ctx context.Context, editor directory.Editor, w *work, faulty []int, why []error) (lost []int, cause error) {
@@ -317,6 +328,8 @@ func (a *Applier) verify(ctx context.Context, editor directory.Editor, w *work, 
 		switch err := errs[k]; {
 		case errors.Is(err, directory.ErrGone):
 			w.settle(i, Conflict, directory.ErrGone)
+		case err != nil && !passes(err):
+			w.settle(i, Failed, why[i]) // another server holds it by now, or it may not be read
 		case err != nil:
 			lost, cause = append(lost, i), fmt.Errorf("%w: %w", directory.ErrLost, err)
 		case is(c.To, c.OldTo):

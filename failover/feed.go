@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 
 	"mailmux/directory"
 )
@@ -68,7 +69,7 @@ func decide(p Plan, r directory.Record) Item {
 }
 
 // ListFeed takes the accounts from a list: one login name, address or DN a line; blank lines and lines that begin with #
-// do not count.
+// do not count, nor does the mark that some editors put in front of UTF-8.
 type ListFeed struct {
 	Link    *Link
 	Plan    Plan
@@ -76,12 +77,16 @@ type ListFeed struct {
 	Domains *directory.Domains
 }
 
+// maxLine bounds a line of the list; a DN has no bound of its own.
+const maxLine = 1 << 20
+
 // Feed looks up each name. An account that is named twice counts once: its second change would not fit any more.
 func (f *ListFeed) Feed(ctx context.Context, out func(Item) error) error {
 	seen := map[string]bool{}
 	lines := bufio.NewScanner(f.List)
+	lines.Buffer(nil, maxLine)
 	for lines.Scan() {
-		name := strings.TrimSpace(lines.Text())
+		name := strings.TrimSpace(strings.TrimPrefix(lines.Text(), "\ufeff"))
 		if name == "" || strings.HasPrefix(name, "#") {
 			continue
 		}
@@ -106,26 +111,39 @@ func (f *ListFeed) Feed(ctx context.Context, out func(Item) error) error {
 
 // lookUp reads one account; a directory that went away meanwhile is waited for.
 func (f *ListFeed) lookUp(ctx context.Context, name string) (Item, error) {
-	for {
+	for deadline := time.Now().Add(f.Link.Wait); ; {
 		editor, err := f.Link.Editor(ctx)
 		if err != nil {
 			return Item{}, err
 		}
 		item, err := f.ask(ctx, editor, name)
-		if err == nil || ctx.Err() != nil || !errors.Is(err, directory.ErrLost) {
+		switch {
+		case err == nil || ctx.Err() != nil || errors.Is(err, directory.ErrUnavailable):
 			return item, err
+		case errors.Is(err, directory.ErrLost), errors.Is(err, directory.ErrBusy):
+			f.Link.Lost(editor)
+			if time.Now().After(deadline) {
+				return Item{}, fmt.Errorf("%w: %w", ErrAway, err)
+			}
+			if err := sleep(ctx, 100*time.Millisecond); err != nil {
+				return Item{}, err
+			}
+		default: // what the directory says of one name is no reason to leave the others where they are
+			return Item{DN: name, Leave: err.Error(), Broken: true}, nil
 		}
-		f.Link.Lost(editor)
 	}
 }
 
+// ask reads the entry of a name. An address may read as a DN, such as a=b@example.com.
 func (f *ListFeed) ask(ctx context.Context, editor directory.Editor, name string) (Item, error) {
 	if directory.IsDN(name) {
 		r, err := editor.Get(ctx, name)
-		if errors.Is(err, directory.ErrGone) {
+		switch {
+		case err == nil || !errors.Is(err, directory.ErrGone):
+			return decide(f.Plan, r), err
+		case !strings.Contains(name, "@"):
 			return Item{DN: name, Leave: "there is no such entry", Broken: true}, nil
 		}
-		return decide(f.Plan, r), err
 	}
 	normal, err := f.Domains.Login(name, netip.Addr{}, "")
 	if err != nil {

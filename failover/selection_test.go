@@ -2,6 +2,7 @@ package failover_test
 
 import (
 	"context"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,17 +13,21 @@ import (
 )
 
 func TestAccountsFromAList(t *testing.T) {
-	s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(20, "one", "two")})
+	s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(20, "one", "two") +
+		"dn: uid=odd,ou=domains,dc=example,dc=com\nobjectClass: inetOrgPerson\nobjectClass: mailAccount\nuid: odd\ncn: x\nsn: x\nmail: b=c@example.com\nhostServer: one\n\n" +
+		"dn: ou=away,ou=domains,dc=example,dc=com\nobjectClass: referral\nobjectClass: extensibleObject\nou: away\nref: ldap://127.0.0.1:9/ou=away,dc=example,dc=org\n\n"})
 	link := linkTo(t, slapdConfig(t), s.URL)
 	m := newMover(t, link, move("one", "three"), failover.Auto)
 	m.run.Again = false
 	m.run.Feed = &failover.ListFeed{Link: link, Plan: move("one", "three"), Domains: &directory.Domains{Default: "example.com"}, List: strings.NewReader(
-		"# comment\n\nuser000000\nUSER000002@example.com\n" + userDN(4) + "\nUSER000000@Example.com\n" + strings.ToUpper(userDN(2)) + "\nuser000001\nnobody\nuid=gone,dc=example,dc=com\na@b@c\n")}
+		"\ufeffuser000000\r\n# comment\n\nuser000000\nUSER000002@example.com\n" + userDN(4) + "\nUSER000000@Example.com\n" + strings.ToUpper(userDN(2)) + "\nuser000001\nnobody\nuid=gone,dc=example,dc=com\na@b@c\n" +
+			// Neither an attribute that the schema does not have nor a part that another server holds ends the run.
+			"no=attribute,dc=example,dc=com\nb=c@example.com\nuid=x,ou=away,ou=domains,dc=example,dc=com\n  user000006\r\n")}
 	got := m.do(t)
-	if got.Total().Changed != 3 || got.Broken != 3 || len(m.notes) != 4 {
+	if got.Total().Changed != 5 || got.Broken != 5 || len(m.notes) != 6 {
 		t.Errorf("%+v\n%+v", got, m.notes)
 	}
-	if after := count(state(t, s)); after["three/one"] != 3 {
+	if after := count(state(t, s)); after["three/one"] != 5 {
 		t.Errorf("%v", after)
 	}
 }
@@ -41,7 +46,8 @@ func TestReferralIsReported(t *testing.T) {
 	}
 }
 
-// A first batch of which nobody knows whether it was done is not tried again as a transaction: that would abort.
+// A first batch of which nobody knows whether it was done is not tried again as a transaction: that would abort. Nor is a
+// change struck out of the journal that somebody else changed again before it could be read: it may have been made.
 func TestLostAnswerIsNoReasonToAbort(t *testing.T) {
 	s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(200, "one")})
 	link := linkTo(t, slapdConfig(t), s.URL)
@@ -56,15 +62,20 @@ func TestLostAnswerIsNoReasonToAbort(t *testing.T) {
 		return editor, err
 	}
 	m := newMover(t, link, move("one", "three"), failover.Auto)
-	if got := m.do(t).Total(); got != (failover.Count{Changed: 200}) || !lossy.lost.Load() {
+	if got := m.do(t).Total(); got != (failover.Count{Changed: 199, Conflict: 1}) || !lossy.lost.Load() {
 		t.Errorf("%+v, answers lost: %t", got, lossy.lost.Load())
 	}
 	if said := strings.Join(m.said, "\n"); strings.Contains(said, "aborted") {
 		t.Errorf("said: %s", said)
 	}
+	text, err := os.ReadFile(m.journal)
+	if err != nil || strings.Contains(string(text), `"void"`) || !strings.Contains(string(text), userDN(7)) {
+		t.Errorf("%v: the journal claims too little:\n%s", err, text)
+	}
 }
 
-// losesAnswers is an editor whose first changes are made, and whose answers to them are lost.
+// losesAnswers is an editor whose first changes are made, and whose answers to them are lost. Before anybody can look,
+// somebody takes an account elsewhere.
 type losesAnswers struct {
 	directory.Editor
 	lost atomic.Bool
@@ -72,10 +83,14 @@ type losesAnswers struct {
 
 func (e *losesAnswers) Modify(ctx context.Context, changes []directory.Change) []error {
 	errs := e.Editor.Modify(ctx, changes)
+	errs = append(errs, e.Editor.Modify(ctx, []directory.Change{{DN: userDN(7), From: "three", To: "else", OldFrom: "one", OldTo: "one"}})...)
+	if err := errs[len(errs)-1]; err == nil {
+		e.lost.Store(true)
+	}
+	errs = errs[:len(changes)]
 	for i := range errs {
 		errs[i] = directory.ErrLost
 	}
-	e.lost.Store(true)
 	return errs
 }
 
