@@ -22,6 +22,8 @@ var (
 	ErrBusy = errors.New("the directory is busy")
 	// ErrReadOnly: the server refers to another one for changes, or is a replica that takes none. Nothing was changed.
 	ErrReadOnly = errors.New("the server takes no changes")
+	// ErrNoBase: there is nothing to search under.
+	ErrNoBase = errors.New("the base is not in the directory, or the bind DN may not see it")
 	// ErrAborted: a transaction failed as a whole, because of one of its changes. Nothing was changed.
 	ErrAborted = errors.New("transaction aborted")
 )
@@ -89,7 +91,8 @@ type Editor interface {
 	Close()
 }
 
-// OpenEditor connects to one of the configured servers, or opens the LDIF file. It fails if the server is not there.
+// OpenEditor connects to one of the configured servers, or opens the LDIF file. Its error is ErrBadPassword when the
+// server refuses the bind, and else ErrUnavailable when it is not there.
 func OpenEditor(ctx context.Context, cfg Config, server string) (Editor, error) {
 	cfg.Servers = []string{server}
 	if err := cfg.Validate(); err != nil {
@@ -119,12 +122,20 @@ func (q *Query) filter(a Attributes) (string, error) {
 		fmt.Fprintf(&b, "(%s=*@%s)", a.Login, ldap.EscapeFilter(q.Domain))
 	}
 	if q.Filter != "" {
-		if _, err := ldap.CompileFilter(q.Filter); err != nil {
-			return "", fmt.Errorf("%q is not an LDAP filter (RFC 4515): %w", q.Filter, err)
+		if err := CheckFilter(q.Filter); err != nil {
+			return "", err
 		}
 		b.WriteString(q.Filter)
 	}
 	return "(&" + b.String() + ")", nil
+}
+
+// CheckFilter says what is wrong with a filter.
+func CheckFilter(text string) error {
+	if _, err := ldap.CompileFilter(text); err != nil {
+		return fmt.Errorf("%q is not an LDAP filter (RFC 4515): %w", text, err)
+	}
+	return nil
 }
 
 // record reads an entry.

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-ldap/ldap/v3"
+
 	"mailmux/directory/slapdtest"
 	"mailmux/tools/embedded/ldapd"
 )
@@ -291,6 +293,26 @@ func TestTransactionsThatAreCutOff(t *testing.T) {
 	}
 }
 
+// A server that has transactions, but not for us, is no server that is away.
+func TestTransactionsThatAreRefused(t *testing.T) {
+	server, e := editEmbedded(t, storeys(5, "one"), ldapd.Config{})
+	batch := []Change{{DN: "uid=user000001,ou=domains,dc=example,dc=com", From: "one", To: "two"}}
+	for code, want := range map[ldapd.Code]error{
+		ldap.LDAPResultInsufficientAccessRights: ErrAborted, ldap.LDAPResultUnwillingToPerform: ErrAborted,
+		ldap.LDAPResultProtocolError: ErrAborted, ldap.LDAPResultBusy: ErrBusy, ldap.LDAPResultUnavailable: ErrBusy,
+	} {
+		server.SetHook(func(r ldapd.Request) ldapd.Fault {
+			if r.Op == ldapd.OpTxnStart {
+				return ldapd.Fault{Code: code}
+			}
+			return ldapd.Fault{}
+		})
+		if err := e.Transact(t.Context(), batch); !errors.Is(err, want) {
+			t.Errorf("%d: %v, want %v", code, err, want)
+		}
+	}
+}
+
 func TestAnswersCutOffAreNoAnswers(t *testing.T) {
 	for _, config := range []ldapd.Config{{}, {NoPaging: true}} {
 		server, e := editEmbedded(t, storeys(50, "one"), config)
@@ -436,8 +458,8 @@ func TestWrongBaseIsAnError(t *testing.T) {
 	s := slapdtest.Start(t, slapdtest.Options{LDIF: people})
 	e := edit(t, slapdConfig(t, s.URL))
 	for _, base := range []string{"ou=nowhere," + slapdtest.Suffix, "dc=elsewhere"} {
-		if err := e.Search(t.Context(), Query{Base: base}, func(Record) error { return nil }); err == nil {
-			t.Errorf("%s: no error", base)
+		if err := e.Search(t.Context(), Query{Base: base}, func(Record) error { return nil }); !errors.Is(err, ErrNoBase) {
+			t.Errorf("%s: %v", base, err)
 		}
 	}
 	_, embedded := editEmbedded(t, people, ldapd.Config{})

@@ -63,7 +63,10 @@ func newLDAPEditor(ctx context.Context, cfg Config, server string) (*ldapEditor,
 		sharing: make(chan struct{}, cfg.Connections),
 	}
 	c, err := e.take(ctx)
-	if err != nil {
+	switch {
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInvalidCredentials, ldap.LDAPResultInappropriateAuthentication):
+		return nil, fmt.Errorf("%w: %s refuses to bind %q", ErrBadPassword, a.url, cfg.BindDN)
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	defer e.put(c)
@@ -317,9 +320,12 @@ func (e *ldapEditor) Transact(ctx context.Context, changes []Change) error {
 	defer c.watch(silentWithin)()
 
 	started, err := c.lc.Extended(ldap.NewExtendedRequest(oidTransactions, nil))
-	if err != nil {
+	switch err := outcome(err); {
+	case errors.Is(err, ErrLost), errors.Is(err, ErrBusy):
 		// Nothing was sent that could be committed: a lost connection is no more than a reason to try again.
 		return fmt.Errorf("%w: start a transaction: %w", ErrBusy, err)
+	case err != nil: // a server that has transactions, but not for us
+		return fmt.Errorf("%w before it began: %v", ErrAborted, err)
 	}
 	id := ""
 	if started.Value != nil {

@@ -181,6 +181,8 @@ func searchError(err error) error {
 		return fmt.Errorf("%w: %w", ErrLost, err)
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultBusy, ldap.LDAPResultUnavailable, ldap.LDAPResultTimeLimitExceeded):
 		return fmt.Errorf("%w: %w", ErrBusy, err)
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
+		return fmt.Errorf("%w: %w", ErrNoBase, err)
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultReferral):
 		return fmt.Errorf("%w: choose a base that the server holds itself: %w", errElsewhere, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +32,7 @@ type Link struct {
 	editor   directory.Editor
 	next     int // of Servers, to try
 	readOnly map[string]bool
+	refused  map[string]error // the servers that refuse the bind
 }
 
 // Name is what the directory is called in reports.
@@ -47,7 +49,7 @@ func (l *Link) Editor(ctx context.Context) (directory.Editor, error) {
 	for {
 		for range l.Servers {
 			server := l.Servers[l.next%len(l.Servers)]
-			if l.readOnly[server] {
+			if !l.usable(server) {
 				l.next++
 				continue
 			}
@@ -63,6 +65,10 @@ func (l *Link) Editor(ctx context.Context) (directory.Editor, error) {
 				return nil, ctx.Err()
 			}
 			l.next++
+			if errors.Is(err, directory.ErrBadPassword) {
+				l.refuse(server, err)
+				continue
+			}
 			if time.Now().After(deadline) {
 				return nil, fmt.Errorf("%w: %w", ErrAway, err)
 			}
@@ -71,14 +77,32 @@ func (l *Link) Editor(ctx context.Context) (directory.Editor, error) {
 				said = true
 			}
 		}
-		if len(l.readOnly) == len(l.Servers) {
-			return nil, ErrNoWriter
+		if !slices.ContainsFunc(l.Servers, l.usable) {
+			return nil, l.nobody()
 		}
 		if err := sleep(ctx, pause*3/4+rand.N(pause/2)); err != nil {
 			return nil, err
 		}
 		pause = min(2*pause, 2*time.Second)
 	}
+}
+
+func (l *Link) usable(server string) bool { return !l.readOnly[server] && l.refused[server] == nil }
+
+// refuse keeps in mind that a server does not know us: to ask again could lock the account.
+func (l *Link) refuse(server string, err error) {
+	if l.refused == nil {
+		l.refused = map[string]error{}
+	}
+	l.refused[server] = err
+}
+
+// nobody is why there is no server left to try.
+func (l *Link) nobody() error {
+	for _, err := range l.refused {
+		return err
+	}
+	return ErrNoWriter
 }
 
 // Lost drops an editor whose connection broke. Only the first to report it does so.

@@ -2,7 +2,9 @@ package failover_test
 
 import (
 	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -112,5 +114,36 @@ func TestSelection(t *testing.T) {
 	m = newMover(t, link, &failover.Move{Original: "one", To: []failover.Target{{Host: "d", Weight: 1}}}, failover.Auto)
 	if got := m.do(t).Total(); got.Changed != 101 {
 		t.Errorf("by original host: %+v", got)
+	}
+}
+
+// A server that refuses the bind is asked once: a password that is tried again and again locks its account. The other
+// ones may know it.
+func TestWrongPasswordIsTriedOnce(t *testing.T) {
+	s := slapdtest.Start(t, slapdtest.Options{LDIF: accounts(20, "one")})
+	c := slapdConfig(t)
+	c.BindPasswordFile = filepath.Join(t.TempDir(), "wrong")
+	if err := os.WriteFile(c.BindPasswordFile, []byte("guess"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := linkTo(t, c, s.URL)
+	open, tries := link.Open, 0
+	link.Open = func(ctx context.Context, server string) (directory.Editor, error) {
+		tries++
+		return open(ctx, server)
+	}
+	for range 2 {
+		if _, err := link.Editor(t.Context()); !errors.Is(err, directory.ErrBadPassword) || tries != 1 {
+			t.Errorf("%v after %d tries", err, tries)
+		}
+	}
+	link.Servers, link.Open = []string{s.URL, "another"}, func(ctx context.Context, server string) (directory.Editor, error) {
+		if server == "another" {
+			return directory.OpenEditor(ctx, slapdConfig(t), s.URL)
+		}
+		return open(ctx, server)
+	}
+	if _, err := link.Editor(t.Context()); err != nil {
+		t.Errorf("the second server knows us: %v", err)
 	}
 }
