@@ -63,6 +63,9 @@ func (l *Line) change() directory.Change {
 	return directory.Change{DN: l.DN, From: l.From, To: l.To, OldFrom: l.Old, OldTo: l.OldTo}
 }
 
+// ErrJournalInUse keeps two runs from writing one journal at the same time.
+var ErrJournalInUse = errors.New("another run writes it")
+
 // OpenJournal creates the file or goes on behind what is in it, and writes the header. Only one run at a time has it.
 func OpenJournal(path string, h Header) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND|unix.O_CLOEXEC, 0o600)
@@ -89,7 +92,10 @@ func syncDir(path string) error {
 
 func (j *Journal) begin(h Header) error {
 	if err := unix.Flock(int(j.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another run writes it: %w", err)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return ErrJournalInUse
+		}
+		return fmt.Errorf("lock it: %w", err)
 	}
 	h.Journal, h.Version = "hostfailover", 1
 	var b bytes.Buffer
@@ -268,24 +274,24 @@ func (u *Undo) runs(f io.ReaderAt, size int64) ([]bool, error) {
 	return wanted, err
 }
 
-// IsJournal says what is wrong with a file that is to be read as a journal.
-func IsJournal(path string) error {
+// Runs gives the headers of the runs in a journal. A file without any is an error.
+func Runs(path string) ([]Header, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
-	found := errors.New("found")
+	var runs []Header
 	err = ReadJournal(f, func(h *Header, _ *Line) error {
 		if h != nil {
-			return found
+			runs = append(runs, *h)
 		}
 		return nil
 	})
-	if errors.Is(err, found) {
-		return nil
+	if err == nil && len(runs) == 0 {
+		err = fmt.Errorf("%s is not a journal of hostfailover", path)
 	}
-	return errors.Join(err, fmt.Errorf("%s is not a journal of hostfailover", path))
+	return runs, err
 }
 
 // ReadJournal gives the headers and the lines of a journal in order.

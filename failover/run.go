@@ -314,6 +314,9 @@ func (r *Run) pace(ctx context.Context, n int) error {
 	return sleep(ctx, wait)
 }
 
+// reason is an error's text without the colon at its end, behind which a directory may add a word of its own.
+func reason(err error) string { return strings.TrimSuffix(err.Error(), ": ") }
+
 func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -335,12 +338,12 @@ func (r *Run) tally(batch []directory.Change, outcomes []Outcome) {
 		case Conflict:
 			count.Conflict++
 			r.settled[key]++ // the next pass may find it as it is now
-			r.report(Note{DN: c.DN, Result: o.Result, Reason: o.Err.Error()})
+			r.report(Note{DN: c.DN, Result: o.Result, Reason: reason(o.Err)})
 		case Failed:
 			count.Failed++
-			r.fault = cmp.Or(r.fault, o.Err.Error())
+			r.fault = cmp.Or(r.fault, reason(o.Err))
 			r.settled[key] = tired
-			r.report(Note{DN: c.DN, Result: o.Result, Reason: o.Err.Error()})
+			r.report(Note{DN: c.DN, Result: o.Result, Reason: reason(o.Err)})
 		}
 	}
 }

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"mailmux/directory"
@@ -35,8 +37,11 @@ func newJob(o *options, con console, command string) (*job, error) {
 	if err := o.transactions(); err != nil {
 		return nil, err
 	}
-	if o.limit < 0 || o.rate < 0 || o.batch < 0 || o.connections < 1 || o.maxShare < 0 {
-		return nil, usage("%s: -limit, -rate, -batch, -connections and -max-share are not negative", command)
+	if o.limit < 0 || o.rate < 0 || o.batch < 0 || o.maxShare < 0 || o.wait < 0 {
+		return nil, usage("%s: -limit, -rate, -batch, -max-share and -wait are not negative", command)
+	}
+	if o.connections < 1 {
+		return nil, usage("%s: -connections is at least 1", command)
 	}
 	if o.kick && len(o.notify) == 0 {
 		return nil, usage("-kick needs -notify: it says which frontends are to close the sessions")
@@ -121,22 +126,42 @@ func runUndo(ctx context.Context, o *options, _ string, con console) error {
 	if o.journal == "" {
 		return usage("undo needs -journal, the file that the run named at its end")
 	}
-	if err := failover.IsJournal(o.journal); err != nil {
+	runs, err := failover.Runs(o.journal)
+	if err != nil {
 		return usage("%w", err)
+	}
+	if o.run != "" && !slices.ContainsFunc(runs, func(h failover.Header) bool { return h.Run == o.run }) {
+		return usage("%s has no run %s: hostfailover journal show %[1]s names them", o.journal, o.run)
 	}
 	j, err := newJob(o, con, "undo")
 	if err != nil {
 		return err
 	}
 	defer j.set.close()
+	if n := onOneServer(runs); o.run == "" && n > 1 {
+		j.report.say("%s has %d runs, and all of them are reverted: -run reverts one", o.journal, n)
+	}
 	j.undo = &failover.Undo{Path: o.journal, Run: o.run}
 	o.journal = fmt.Sprintf("%s.undo-%s", o.journal, time.Now().UTC().Format("20060102T150405Z"))
 	return j.do(ctx, nil)
 }
 
+// onOneServer is how many runs there are on the server that has the most. A run on several servers has one on each.
+func onOneServer(runs []failover.Header) int {
+	most, counts := 0, map[string]int{}
+	for _, h := range runs {
+		counts[h.Server]++
+		most = max(most, counts[h.Server])
+	}
+	return most
+}
+
 // do runs the job on each directory. The directories are independent: one that fails does not stop the others.
 func (j *job) do(ctx context.Context, targets []string) error {
 	j.targets = targets
+	if j.o.apply {
+		signal.Ignore(syscall.SIGPIPE) // a reader that has gone is no reason to leave half of the accounts behind
+	}
 	if err := j.checkTargets(ctx, targets); err != nil {
 		return err
 	}
@@ -155,7 +180,7 @@ func (j *job) do(ctx context.Context, targets []string) error {
 			break
 		}
 	}
-	if !j.o.apply && worst == nil && !j.o.json {
+	if !j.o.apply && (worst == nil || codeOf(worst) == exitFailed) && ctx.Err() == nil && !j.o.json {
 		fmt.Fprintln(j.con.out, "nothing was changed: -apply changes it")
 	}
 	return worst
@@ -220,9 +245,16 @@ func (j *job) open(one *site) (*failover.Journal, error) {
 			j.journal = fmt.Sprintf("hostfailover-%s-%d.journal", time.Now().UTC().Format("20060102T150405Z"), os.Getpid())
 		}
 	}
-	return failover.OpenJournal(j.journal, failover.Header{
+	journal, err := failover.OpenJournal(j.journal, failover.Header{
 		Run: rand.Text()[:10], Time: time.Now().UTC(), Server: one.link.Name(), Command: j.describe(),
 	})
+	switch {
+	case errors.Is(err, failover.ErrJournalInUse):
+		return nil, refused("%w: wait until it is done, or name another file with -journal", err)
+	case err != nil:
+		return nil, usage("%w: nothing is changed without a journal; name another file with -journal", err)
+	}
+	return journal, nil
 }
 
 func (j *job) describe() string {
@@ -268,7 +300,9 @@ func (j *job) watch(ctx context.Context, one *site, run *failover.Run) (stop fun
 func (j *job) verdict(ctx context.Context, one *site, s failover.Summary, err error) error {
 	switch {
 	case ctx.Err() != nil:
-		return &exit{exitFailed, errors.New("interrupted: run the same command again to complete it")}
+		return interrupted()
+	case errors.Is(err, failover.ErrNoWriter):
+		return &exit{exitAway, fmt.Errorf("%s: %w: name one that does with -server, or run the same command again when there is one", one.link.Name(), err)}
 	case isAway(err):
 		return &exit{exitAway, fmt.Errorf("%w: run the same command again when it is back; what is done stays done", err)}
 	case errors.Is(err, failover.ErrRefused):
@@ -309,11 +343,24 @@ func (j *job) ask(ctx context.Context, editor directory.Editor) error {
 		return refused("%s, more than -max-share %g: give -yes if that is right", question, j.o.maxShare)
 	}
 	fmt.Fprintf(j.con.err, "%s. Go on? [y/N] ", question)
-	answer, _ := bufio.NewReader(j.con.in).ReadString('\n') // an end of the input is a no
-	if !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer))) {
-		return refused("not confirmed: nothing was changed")
+	answer := make(chan string, 1)
+	go readLine(j.con.in, answer) // it cannot be called back from a terminal, and ends with the process
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(j.con.err)
+		return refused("interrupted: nothing was changed")
+	case text := <-answer:
+		if !slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(text))) {
+			return refused("not confirmed: nothing was changed")
+		}
 	}
 	return nil
+}
+
+// readLine reads one line; an end of the input is an empty one.
+func readLine(r io.Reader, line chan<- string) {
+	text, _ := bufio.NewReader(r).ReadString('\n')
+	line <- text
 }
 
 // count counts the accounts that would change, or all.

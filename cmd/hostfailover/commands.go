@@ -133,17 +133,17 @@ func dispatch(ctx context.Context, args []string, con console) error {
 	if c.name == "journal" && len(rest) > 0 && rest[0] == "show" {
 		rest = rest[1:]
 	}
-	if err := f.Parse(rest); errors.Is(err, flag.ErrHelp) {
+	operand, err := "", f.Parse(rest)
+	if err == nil && c.operand && f.NArg() > 0 {
+		operand, err = f.Arg(0), f.Parse(f.Args()[1:]) // flags may follow it
+	}
+	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(con.out, c.help(con.column()))
 		return nil
 	} else if err != nil {
 		return usage("%s: %w; hostfailover %s -h explains", c.name, err, c.name)
 	}
-	operand := ""
-	if c.operand {
-		operand = f.Arg(0)
-	}
-	if f.NArg() > 1 || f.NArg() == 1 && !c.operand {
+	if f.NArg() > 0 {
 		return usage("%s: %q is one argument too many; hostfailover %s -h explains", c.name, f.Arg(f.NArg()-1), c.name)
 	}
 	return c.run(ctx, o, operand, con)

@@ -134,6 +134,27 @@ listeners:
 	}
 }
 
+// An account that could not be moved stays, and so do its sessions.
+func TestSessionsOfAccountsThatStayAreLeft(t *testing.T) {
+	t.Chdir(t.TempDir())
+	writeFile(t, "accounts.ldif", `dn: uid=ann,dc=example,dc=com
+objectClass: mailAccount
+mail: ann@example.com
+hostServer: one
+
+dn: uid=bob,dc=example,dc=com
+objectClass: mailAccount
+mail: bob@example.com
+hostServer: one
+hostServer: other
+`)
+	f := &fakeFrontend{sessions: `[{"id":"s1","account":"ann@example.com"},{"id":"s2","account":"bob@example.com"}]`}
+	code, out := try(t, "move", "-server", "ldif:accounts.ldif", "-base", "dc=example,dc=com", "-from", "one", "-to", "two", "-apply", "-yes", "-journal", "j", "-notify", f.serve(t), "-kick")
+	if want := "POST /forget one,GET /who?host=one,POST /kick s1"; code != exitFailed || strings.Join(f.calls, ",") != want {
+		t.Errorf("exit %d, %q\n%s", code, f.calls, out)
+	}
+}
+
 // serveIMAP is a member that knows the password, or one that is no IMAP server.
 func serveIMAP(t *testing.T, greeting string) (addr string) {
 	t.Helper()

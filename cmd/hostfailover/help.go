@@ -9,7 +9,7 @@ import (
 
 const (
 	summary = "point mail accounts at another home host, and back again"
-	codes   = `0 done; 1 some entries failed, or the run was interrupted; 2 the command line or the configuration is wrong; 3 the directory could not be reached, or went away and did not come back; 4 a safety check refused the run.`
+	codes   = `0 done; 1 some entries failed, or the run was interrupted; 2 the command line or the configuration is wrong; 3 the directory could not be reached or takes no changes, or went away and did not come back; 4 a safety check refused the run.`
 )
 
 // column is how wide help is: no wider than is good to read, and no wider than the terminal.

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"mailmux/directory"
 )
 
 // The exit codes are part of the interface: scripts and cluster managers act on them.
@@ -17,7 +19,7 @@ const (
 	exitDone    = 0 // all done; nothing to do is done, too
 	exitFailed  = 1 // some entries failed, or the run was interrupted
 	exitUsage   = 2 // the command line or the configuration is wrong
-	exitAway    = 3 // the directory could not be reached, or was lost and did not come back
+	exitAway    = 3 // the directory could not be reached or takes no changes, or was lost and did not come back
 	exitRefused = 4 // a safety check refused the run; nothing was changed
 )
 
@@ -43,27 +45,43 @@ type console struct {
 	out, err io.Writer
 	terminal bool // err is one, and in is one
 	width    int  // of out in columns, 0 when it is no terminal
+	errWidth int  // of err
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	// The first signal lets the batch under way end and be counted; a second one ends the process at once.
 	context.AfterFunc(ctx, stop)
-	c := console{in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stdin) && isTerminal(os.Stderr), width: terminalWidth(os.Stdout)}
+	c := console{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stdin) && isTerminal(os.Stderr),
+		width: terminalWidth(os.Stdout), errWidth: terminalWidth(os.Stderr),
+	}
 	os.Exit(run(ctx, os.Args[1:], c))
 }
 
 // run is the whole command, and gives the exit code.
 func run(ctx context.Context, args []string, c console) int {
 	err := dispatch(ctx, args, c)
-	if err == nil {
+	var known *exit
+	switch {
+	case err == nil:
 		return exitDone
+	case ctx.Err() != nil && !errors.As(err, &known): // such as a connection that was cut for it
+		err = interrupted()
 	}
 	if text := err.Error(); text != "" {
 		fmt.Fprintf(c.err, "hostfailover: %s\n", text)
 	}
 	return codeOf(err)
+}
+
+func interrupted() error {
+	return &exit{exitFailed, errors.New("interrupted: run the same command again to complete it")}
 }
 
 func codeOf(err error) int {
@@ -73,6 +91,8 @@ func codeOf(err error) int {
 		return e.code
 	case isAway(err):
 		return exitAway
+	case errors.Is(err, directory.ErrNoBase):
+		return exitUsage
 	}
 	return exitFailed
 }

@@ -25,7 +25,7 @@ func (j *job) tell(ctx context.Context, one *site, s failover.Summary, ended err
 	var errs []error
 	for _, frontend := range j.o.notify {
 		client, base := adminClient(frontend)
-		f := &notified{job: j, site: one, name: frontend, client: client, base: base, ended: ended}
+		f := &notified{job: j, site: one, name: frontend, client: client, base: base, ended: ended, whole: ended == nil && j.whole(s)}
 		for _, host := range hosts {
 			if err := f.notify(ctx, host); err != nil {
 				errs = append(errs, fmt.Errorf("tell the frontend %s: %w: it follows within the life of its cache; mailmux reload makes it follow at once", frontend, err))
@@ -60,11 +60,11 @@ func (j *job) left(s failover.Summary) []string {
 	return slices.Compact(hosts)
 }
 
-// whole says whether every account of -from was to leave it, so that no session has a reason to stay there.
-func (j *job) whole() bool {
+// whole says whether every account of -from left it, so that no session has a reason to stay there.
+func (j *job) whole(s failover.Summary) bool {
 	o := j.o
 	return j.command == "move" && o.original == "" && o.filter == "" && o.domain == "" && o.base == "" && o.limit == 0 &&
-		j.accounts == nil && len(j.set.sites) == 1
+		j.accounts == nil && len(j.set.sites) == 1 && s.Total().Failed+s.Total().Conflict+s.Broken == 0
 }
 
 // notified is a frontend that is told.
@@ -75,6 +75,7 @@ type notified struct {
 	client *http.Client
 	base   string
 	ended  error // how the run ended
+	whole  bool  // every account left the host
 }
 
 func (f *notified) notify(ctx context.Context, host string) error {
@@ -98,7 +99,7 @@ func (f *notified) notify(ctx context.Context, host string) error {
 // is another one now. Who stays there is not disturbed.
 func (f *notified) kick(ctx context.Context, host string) (int, error) {
 	switch {
-	case f.ended == nil && f.job.whole():
+	case f.whole:
 		return f.close(ctx, map[string]string{"host": host})
 	case isAway(f.ended):
 		return 0, errors.New("the directory is away, and so nobody knows which sessions to close")

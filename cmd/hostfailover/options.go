@@ -102,7 +102,7 @@ var undoFlags = group{"The run", registerRun}
 func registerRun(o *options, f *flag.FlagSet) {
 	f.BoolVar(&o.apply, "apply", false, "change the directory; without it, say what would be changed")
 	f.BoolVar(&o.yes, "yes", false, "do not ask, however many accounts it is")
-	f.Float64Var(&o.maxShare, "max-share", 0.5, "ask when more than this `SHARE` of all accounts would be changed")
+	f.Float64Var(&o.maxShare, "max-share", 0.5, "ask when more than this `SHARE` of all accounts would be changed; a list of accounts and a journal are taken at their word")
 	f.StringVar(&o.transaction, "txn", "auto", "LDAP transactions: `MODE` auto (until one aborts), on, or off")
 	f.IntVar(&o.batch, "batch", 0, "at most this `NUMBER` of changes in one transaction (default 1000)")
 	f.IntVar(&o.connections, "connections", 4, "make changes without transactions over this `NUMBER` of connections")

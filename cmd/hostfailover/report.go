@@ -143,7 +143,7 @@ func (r *reporter) progress(s failover.Summary) {
 		return
 	}
 	r.clear()
-	fmt.Fprint(r.con.err, bar(r.con.width, n, r.total, text))
+	fmt.Fprint(r.con.err, bar(r.con.errWidth, n, r.total, text))
 	r.drawn = true
 }
 

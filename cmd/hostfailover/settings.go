@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -40,6 +41,9 @@ func settle(o *options, say func(string, ...any)) (*settings, error) {
 		s.conf, base, s.domains = c, c.Directory, c.Domains
 	}
 	o.overlay(&base)
+	if err := o.readable(); err != nil {
+		return nil, err
+	}
 	lists := [][]string{base.Servers}
 	if len(o.servers) > 0 {
 		lists = nil
@@ -61,6 +65,24 @@ func settle(o *options, say func(string, ...any)) (*settings, error) {
 		}})
 	}
 	return s, nil
+}
+
+// readable says at once what would else look like a directory that is away, or be found out in the middle.
+func (o *options) readable() error {
+	for _, f := range [][2]string{{"-bind-password-file", o.bindPasswordFile}, {"-tls-ca-file", o.tlsCAFile}} {
+		if f[1] == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f[1]); err != nil {
+			return usage("%s: %w", f[0], err)
+		}
+	}
+	if o.filter != "" {
+		if err := directory.CheckFilter(o.filter); err != nil {
+			return usage("-filter: %w", err)
+		}
+	}
+	return nil
 }
 
 // flagNames turns the keys in the faults of a configuration into flags.
@@ -122,7 +144,8 @@ func (s *settings) inTable(host string, force bool) (string, error) {
 // isAway says whether an error means that the directory cannot be reached.
 func isAway(err error) bool {
 	return errors.Is(err, failover.ErrAway) || errors.Is(err, directory.ErrUnavailable) || errors.Is(err, directory.ErrLost) ||
-		errors.Is(err, directory.ErrBusy) || errors.Is(err, failover.ErrPartial)
+		errors.Is(err, directory.ErrBusy) || errors.Is(err, directory.ErrBadPassword) || errors.Is(err, failover.ErrPartial) ||
+		errors.Is(err, failover.ErrNoWriter)
 }
 
 // connect makes the first connection. A directory that is not there at the start is not waited for as long as one that
@@ -132,7 +155,10 @@ func (one *site) connect(ctx context.Context) (directory.Editor, error) {
 	one.link.Wait = min(wait, 3*time.Second)
 	defer func() { one.link.Wait = wait }()
 	editor, err := one.link.Editor(ctx)
-	if err != nil {
+	switch {
+	case errors.Is(err, directory.ErrBadPassword):
+		return nil, fmt.Errorf("%w: look at the bind DN and its password", err)
+	case err != nil:
 		return nil, fmt.Errorf("%s: %w", one.link.Name(), err)
 	}
 	return editor, nil

@@ -50,6 +50,9 @@ func (j *job) checkTargets(ctx context.Context, hosts []string) error {
 		} else {
 			err = j.answers(ctx, host)
 		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
 			return refused("%s does not answer, so its accounts would not be served: %w. -no-check moves them all the same", name, err)
 		}
