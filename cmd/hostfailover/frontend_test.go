@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -255,7 +257,47 @@ func TestManualPageIsComplete(t *testing.T) {
 			}
 		})
 	}
+	if strings.Contains(page, "\n\n") {
+		t.Error("the manual page has empty lines, which are gaps")
+	}
 	if strings.Contains(page, "\n'") || strings.Contains(page, "`") {
 		t.Error("the manual page has characters that man(7) takes for requests")
+	}
+}
+
+// What bash offers, in a directory with a file whose name has a space.
+func TestBashCompletes(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("bash is missing")
+	}
+	t.Chdir(t.TempDir())
+	writeFile(t, "my file", "")
+	writeFile(t, "script", bashCompletion()+`
+COMP_WORDS=(hostfailover "$@")
+COMP_CWORD=$#
+_hostfailover
+printf '%s\n' "${COMPREPLY[@]}"
+`)
+	for words, want := range map[string]string{
+		"mo":              "move",
+		"move -fr":        "-from",
+		"move -from ":     "",
+		"move -txn o":     "on off",
+		"move -config my": "my file",
+		"undo -journal ":  "my file script",
+		"journal sh":      "show",
+		"journal show m":  "my file",
+		"journal show -":  "-v",
+		"help und":        "undo",
+		"completion b":    "bash",
+		"nonsense ":       "",
+	} {
+		out, err := exec.Command(bash, append([]string{"--norc", "script"}, strings.Split(words, " ")...)...).CombinedOutput()
+		got := strings.Split(strings.TrimSpace(string(out)), "\n")
+		slices.SortFunc(got, func(a, b string) int { return strings.Index(want, a) - strings.Index(want, b) })
+		if strings.Join(got, " ") != want || err != nil {
+			t.Errorf("%q: %q, want %q, %v", words, got, want, err)
+		}
 	}
 }

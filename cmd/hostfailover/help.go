@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -113,7 +114,11 @@ func manual() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, ".TH HOSTFAILOVER 8 \"\" mailmux\n.SH NAME\nhostfailover \\- %s\n.SH SYNOPSIS\n", roff(summary))
 	for _, c := range commands() {
-		fmt.Fprintf(&b, ".B hostfailover %s\n%s\n.br\n", c.name, roff(c.args))
+		fmt.Fprintf(&b, ".B hostfailover %s\n", c.name)
+		if c.args != "" {
+			fmt.Fprintf(&b, "%s\n", roff(c.args))
+		}
+		b.WriteString(".br\n")
 	}
 	b.WriteString(".SH COMMANDS\n")
 	for _, c := range commands() {
@@ -174,23 +179,34 @@ func runCompletion(_ context.Context, _ *options, shell string, con console) err
 	return nil
 }
 
-func (c *command) flagNames() (all, files []string) {
+// flagNames are all flags of a command, those of them whose value is a file, and those whose value nobody can guess.
+func (c *command) flagNames() (all, files, others []string) {
 	c.each(func(_ string, flags []*flag.Flag) {
 		for _, f := range flags {
 			name, value, _ := spell(f)
 			all = append(all, name)
-			if value == "FILE" || value == "SOCKET" {
+			switch value {
+			case "", "MODE":
+			case "FILE", "SOCKET":
 				files = append(files, name)
+			default:
+				others = append(others, name)
 			}
 		}
 	})
-	return all, files
+	return all, files, others
 }
 
 func bashCompletion() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `_hostfailover() {
+	fmt.Fprintf(&b, `_hostfailover_files() {
+	local IFS=$'\n'
+	COMPREPLY=($(compgen -f -- "$1"))
+	compopt -o filenames 2>/dev/null
+}
+_hostfailover() {
 	local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
+	COMPREPLY=()
 	if [ "$COMP_CWORD" -eq 1 ]; then
 		COMPREPLY=($(compgen -W "%s" -- "$word"))
 		return
@@ -198,24 +214,34 @@ func bashCompletion() string {
 	case ${COMP_WORDS[1]} in
 `, strings.Join(names(), " "))
 	for _, c := range commands() {
-		all, files := c.flagNames()
-		fmt.Fprintf(&b, "\t%s)\n", c.name)
-		if len(files) > 0 {
-			fmt.Fprintf(&b, "\t\tcase $before in %s) COMPREPLY=($(compgen -f -- \"$word\")); return ;; esac\n", strings.Join(files, "|"))
-		}
-		words := strings.Join(all, " ")
-		switch c.name {
-		case "completion":
-			words = "bash zsh fish"
-		case "help":
-			words = strings.Join(append(all, names()...), " ")
-		case "journal":
-			words += " show"
-		}
-		fmt.Fprintf(&b, "\t\tCOMPREPLY=($(compgen -W \"%s\" -- \"$word\")) ;;\n", words)
+		c.bash(&b)
 	}
-	b.WriteString("\tesac\n}\ncomplete -o default -F _hostfailover hostfailover\n")
+	b.WriteString("\tesac\n}\ncomplete -F _hostfailover hostfailover\n")
 	return b.String()
+}
+
+// bash writes the completion of one command.
+func (c *command) bash(b *strings.Builder) {
+	all, files, others := c.flagNames()
+	fmt.Fprintf(b, "\t%s)\n", c.name)
+	if len(files) > 0 {
+		fmt.Fprintf(b, "\t\tcase $before in\n\t\t%s) _hostfailover_files \"$word\"; return ;;\n", strings.Join(files, "|"))
+		if slices.Contains(all, "-txn") {
+			b.WriteString("\t\t-txn) COMPREPLY=($(compgen -W \"auto on off\" -- \"$word\")); return ;;\n")
+		}
+		fmt.Fprintf(b, "\t\t%s) return ;;\n\t\tesac\n", strings.Join(others, "|"))
+	}
+	words := strings.Join(all, " ")
+	switch c.name {
+	case "completion":
+		words = "bash zsh fish"
+	case "help":
+		words = strings.Join(append(all, names()...), " ")
+	case "journal":
+		b.WriteString("\t\tif [ \"$COMP_CWORD\" -gt 2 ] && [ \"${word#-}\" = \"$word\" ]; then _hostfailover_files \"$word\"; return; fi\n")
+		words += " show"
+	}
+	fmt.Fprintf(b, "\t\tCOMPREPLY=($(compgen -W \"%s\" -- \"$word\")) ;;\n", words)
 }
 
 func fishCompletion() string {
