@@ -121,7 +121,8 @@ func TestNothingMovesUnfenced(t *testing.T) {
 		"storage fails":   {"true", "false", []string{"back1.example.com", "back2.example.com"}, 1},
 		"one argument":    {"true", "true", []string{"back1.example.com"}, 2},
 		"the same host":   {"true", "true", []string{"back1.example.com", "back1.example.com"}, 2},
-		"an unknown host": {"true", "true", []string{"back1.example.com", "back9.example.com"}, 2},
+		"an unknown host": {"true", "true", []string{"back1.example.com", "back9.example.com"}, 1},
+		"no host at all":  {"true", "true", []string{"back1.example.com", "back2.example.com=x"}, 2},
 	} {
 		s.settings(c.fence, c.storage)
 		if code, out := s.run(c.args...); code != c.code {
@@ -136,6 +137,40 @@ func TestNothingMovesUnfenced(t *testing.T) {
 	}
 	if code, _ := s.run("back1.example.com", "back2.example.com"); code != 2 {
 		t.Errorf("no settings: exit %d", code)
+	}
+}
+
+// An account that cannot be changed does not keep those where they are that an earlier takeover took elsewhere.
+func TestSomeAccountsCannotBeMoved(t *testing.T) {
+	s := newSite(t)
+	s.write("accounts.ldif", s.read("accounts.ldif")+`
+dn: uid=two,ou=domains,dc=example,dc=com
+objectClass: mailAccount
+hostServer: back1.example.com
+hostServer: back2.example.com
+
+dn: uid=away,ou=domains,dc=example,dc=com
+objectClass: mailAccount
+hostServer: back3.example.com
+oldHostServer: back1.example.com
+`)
+	code, out := s.run("back1.example.com", "back2.example.com")
+	if accounts := s.read("accounts.ldif"); code != 1 || strings.Contains(accounts, "back3") || strings.Count(accounts, "oldHostServer: back1.example.com") != 3 {
+		t.Errorf("exit %d\n%s\n%s", code, out, accounts)
+	}
+}
+
+// The mail server here may not be up yet: it is asked again.
+func TestTargetThatDoesNotAnswerYet(t *testing.T) {
+	s := newSite(t)
+	s.write("hostfailover", "#!/bin/sh\necho \"$2\" >>"+s.path("calls")+"\n[ -e "+s.path("up")+" ] || { touch "+s.path("up")+"; exit 4; }\n")
+	if err := os.Chmod(s.path("hostfailover"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.write("takeover.conf", s.read("takeover.conf")+"HOSTFAILOVER="+s.path("hostfailover")+"\n")
+	code, out := s.run("back1.example.com", "back2.example.com")
+	if calls := s.read("calls"); code != 0 || calls != "fenced\nstorage\n-from\n-from\n-original\n" {
+		t.Errorf("exit %d, %q\n%s", code, calls, out)
 	}
 }
 

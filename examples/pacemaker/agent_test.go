@@ -173,6 +173,30 @@ func TestAccountsMadeOnTheFailedHostAreNoticed(t *testing.T) {
 	c.want("node2", "monitor", success, "OCF_CHECK_LEVEL=10")
 }
 
+// An account that cannot be moved is no reason to start again and again, which would move the storage in the end; one
+// that is new is.
+func TestAccountsThatCannotBeMoved(t *testing.T) {
+	c := newCluster(t)
+	account := func(name string, hosts ...string) string {
+		return "\ndn: uid=" + name + ",ou=domains,dc=example,dc=com\nobjectClass: mailAccount\nhostServer: " + strings.Join(hosts, "\nhostServer: ") + "\n"
+	}
+	// It is on back1 as far as status can tell, and refuses to be changed.
+	if err := os.Remove(c.path("bin/hostfailover")); err != nil { // a link to the real one, which is not to be written to
+		t.Fatal(err)
+	}
+	c.write("bin/hostfailover", "#!/bin/sh\n"+binary+" \"$@\"\ncode=$?\n"+
+		"[ \"$1\" != status ] || echo '{\"directory\":\"x\",\"host\":\"BACK1.example.com\",\"old_host\":\"back3.example.com\",\"accounts\":2,\"known\":true}'\n"+
+		"[ \"$1\" != move ] || exit 1\nexit $code\n")
+	c.want("node2", "start", success)
+	c.want("node2", "monitor", success, "OCF_CHECK_LEVEL=10")
+	text, err := os.ReadFile(c.path("accounts.ldif"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.write("accounts.ldif", string(text)+account("new", "back1.example.com"))
+	c.want("node2", "monitor", generic, "OCF_CHECK_LEVEL=10")
+}
+
 func TestRefusals(t *testing.T) {
 	c := newCluster(t)
 	c.fencing = "false"
@@ -183,7 +207,9 @@ func TestRefusals(t *testing.T) {
 	c.fencing = "true"
 	c.want("node2", "start", installed, "OCF_RESKEY_config=/nonexistent")
 	c.want("node2", "start", installed, "OCF_RESKEY_binary=/nonexistent")
-	c.want("node9", "start", configured) // node9 is no home host
+	c.want("node9", "start", generic) // node9 is no home host
+	c.want("node2", "start", configured, "OCF_RESKEY_options=-nonsense")
+	c.want("node2", "start", configured, "OCF_RESKEY_journal_dir=/dev/null/no") // nothing was moved
 	c.want("node2", "promote", unsupported)
 	c.home = ""
 	c.want("node2", "start", configured)
