@@ -90,7 +90,8 @@ type Log struct {
 	// or off.
 	Time string `yaml:"time"`
 	// Trace lists networks of clients whose words, and their backends' words, are logged until the login is done: to find
-	// out why one mail program cannot log in. Passwords and tokens are left out, and so is what is no command: it may be one.
+	// out why one mail program cannot log in. Passwords and tokens are left out, and so is what is no command: it may be
+	// one.
 	Trace []netip.Prefix `yaml:"trace"`
 }
 
