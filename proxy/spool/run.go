@@ -141,18 +141,21 @@ func (s *Spool) pause(age time.Duration) time.Duration {
 }
 
 // release ends a claim, and puts the message back with its next time; a zero one does not. A message that somebody asked
-// for meanwhile is due at once.
+// for meanwhile is due at once, by its file's time, too: an attempt goes by that.
 func (s *Spool) release(id string, sh *shelf, c *claim, next time.Time) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	delete(s.busy, id)
-	if next.IsZero() {
+	if !next.IsZero() {
+		s.line(sh, id, next)
+	}
+	again := c.again && !next.IsZero()
+	s.mu.Unlock()
+	if !again {
 		return
 	}
-	if c.again {
-		next = s.now()
+	if err := s.hasten(sh, id); err != nil {
+		s.Log.Error("a message that is to be tried now waits for its time", "id", id, "error", err)
 	}
-	s.line(sh, id, next)
 }
 
 // line puts a message into its window. The clock may have been set back since its time was made. Spool.mu is held.

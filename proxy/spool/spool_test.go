@@ -228,6 +228,45 @@ func TestHangingMember(t *testing.T) {
 	until(t, "all have arrived", r.empty)
 }
 
+// Who asks for an attempt while one is under way, at a member that hangs, gets one as soon as that has failed: the account has
+// moved meanwhile, and its mail does not wait for the end of a pause.
+func TestWakeDuringAttempt(t *testing.T) {
+	for name, wake := range map[string]func(*rig, string){
+		"account": func(r *rig, _ string) { r.WakeAccount("a@x") },
+		"host":    func(r *rig, _ string) { r.Wake("h1") },
+		"flush":   func(r *rig, _ string) { r.Flush() },
+		"retry": func(r *rig, id string) {
+			if done, err := r.Retry(t.Context(), Filter{IDs: []string{id}}); done.Changed != 1 || err != nil {
+				t.Errorf("retry: %+v, %v", done, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld()
+				w.homes["a@x"], w.down["h1"] = "h1", true
+				r := start(t, testConfig(t.TempDir()), w)
+				id := r.accept(t, to("a@x"), text)
+				time.Sleep(3 * time.Hour)
+				hang := make(chan struct{})
+				w.set(func() { w.gate = hang })
+				for under := false; !under; time.Sleep(time.Second) {
+					w.set(func() { under = w.now["h1"] > 0 })
+				}
+				w.set(func() { w.gate, w.homes["a@x"] = nil, "h2" })
+				wake(r, id)
+				time.Sleep(time.Second) // the queue is read for it
+				close(hang)
+				time.Sleep(time.Second)
+				if n := len(w.box("a@x")); n != 1 {
+					t.Errorf("the message has arrived %d times at the account's new home a second after the attempt", n)
+				}
+				r.end()
+			})
+		})
+	}
+}
+
 // Refusals, delays and expiry are told to the sender, once, by the rules of RFC 3461.
 func TestNotifications(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
