@@ -115,7 +115,7 @@ func (t *Transaction) fault(command string, err error) error {
 // error is the member's fault; the transaction is of no use any more.
 func (t *Transaction) Rcpt(r envelope.Recipient, address string) (smtpwire.Reply, error) {
 	options := &smtp.RcptOptions{}
-	if r.Original != "" && (r.OriginalType == "utf-8" || asciiOnly(r.Original)) {
+	if r.Original != "" && (r.OriginalType == "utf-8" || r.OriginalType == "rfc822" && asciiOnly(r.Original)) { // go-smtp knows no others
 		options.OriginalRecipientType, options.OriginalRecipient = smtp.DSNAddressType(strings.ToUpper(r.OriginalType)), r.Original
 	}
 	for _, word := range r.Notify {

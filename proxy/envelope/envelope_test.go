@@ -147,8 +147,17 @@ func TestParse(t *testing.T) {
 	if err != nil || !slices.Equal(r.Notify, []string{"SUCCESS", "DELAY"}) || r.Original != "x@y" || r.OriginalType != "rfc822" {
 		t.Errorf("%+v, %v", r, err)
 	}
+	for in, want := range map[string]string{
+		"X400;/G=Ann/": "x400;/G=Ann/", `utf-8;j\x{FC}rgen@x`: "utf-8;jürgen@x", "UTF-8;jürgen@x": "utf-8;jürgen@x", `rfc822;\x{FC}`: `rfc822;\x{FC}`,
+	} {
+		r, err := ParseRecipient([]byte("TO:<a@b> ORCPT="+in), all, false)
+		if got := r.OriginalType + ";" + r.Original; err != nil || got != want {
+			t.Errorf("ORCPT=%s: %q, %v", in, got, err)
+		}
+	}
 	for in, want := range map[string]error{
-		"TO:<>": ErrSyntax, "TO:<a@b> NOTIFY=NEVER,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=DELAY,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=NEVER notify=DELAY": ErrSyntax, "TO:<a@b> ORCPT=x;y": ErrSyntax,
+		`TO:<a@b> ORCPT=utf-8;\x{FC`: ErrSyntax, `TO:<a@b> ORCPT=utf-8;\x{110000}`: ErrSyntax, `TO:<a@b> ORCPT=utf-8;\x{A}`: ErrSyntax,
+		"TO:<>": ErrSyntax, "TO:<a@b> NOTIFY=NEVER,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=DELAY,DELAY": ErrSyntax, "TO:<a@b> NOTIFY=NEVER notify=DELAY": ErrSyntax, "TO:<a@b> ORCPT=x y": ErrSyntax, "TO:<a@b> ORCPT=;y": ErrSyntax, "TO:<a@b> ORCPT=x@z;y": ErrSyntax,
 		"TO:<a@b> SIZE=1": ErrParameter, "TO:<\u00fc@b>": ErrUTF8,
 	} {
 		if _, err := ParseRecipient([]byte(in), all, false); !errors.Is(err, want) {

@@ -49,7 +49,8 @@ type Recipient struct {
 	Address string
 	// Notify lists when the sender wants a DSN: NEVER, or some of SUCCESS, FAILURE, DELAY. Empty when it did not say.
 	Notify []string
-	// Original is the address that the message was first sent to, "" when not given; OriginalType is rfc822 or utf-8.
+	// Original is the address that the message was first sent to, "" when not given; OriginalType is what it is one of: rfc822,
+	// utf-8, or a kind that other mail systems have (RFC 3461 section 4.2).
 	OriginalType, Original string
 }
 
@@ -147,9 +148,11 @@ func (r *Recipient) set(name, value string) error {
 	case "ORCPT":
 		kind, encoded, found := strings.Cut(value, ";")
 		original, err := smtpwire.ParseXtext(encoded)
+		if strings.EqualFold(kind, "utf-8") && err == nil {
+			original, err = unescape(original)
+		}
 		r.OriginalType, r.Original = strings.ToLower(kind), original
-		return syntax(found && err == nil && original != "" && len(value) <= maxORcpt && printable(original) &&
-			(r.OriginalType == "rfc822" || r.OriginalType == "utf-8"))
+		return syntax(found && err == nil && original != "" && len(value) <= maxORcpt && printable(original) && atom(kind))
 	}
 	return ErrParameter
 }
@@ -255,6 +258,30 @@ func ascii(s string) bool {
 		}
 	}
 	return true
+}
+
+// unescape decodes what an address beyond ASCII looks like where SMTPUTF8 is not in use: "j\x{FC}rgen" (RFC 6533 section 3).
+func unescape(s string) (string, error) {
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(s, `\x{`)
+		b.WriteString(before)
+		if !found {
+			return b.String(), nil
+		}
+		digits, after, closed := strings.Cut(rest, "}")
+		n, err := strconv.ParseUint(digits, 16, 21)
+		if !closed || err != nil || !utf8.ValidRune(rune(n)) {
+			return "", ErrSyntax
+		}
+		b.WriteRune(rune(n))
+		s = after
+	}
+}
+
+// atom says whether s is an atom of RFC 5322.
+func atom(s string) bool {
+	return s != "" && ascii(s) && printable(s) && !strings.ContainsAny(s, " ()<>[]:;@\\,.\"")
 }
 
 // printable says whether s has no control character. Text beyond ASCII has to be UTF-8.
