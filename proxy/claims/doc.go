@@ -50,10 +50,10 @@
 // that, plus claims.lease, minus claims.margin, is its deadline, on a clock that goes on while the machine sleeps
 // (CLOCK_BOOTTIME). At the deadline it closes the gate of the lease: no byte of a claimed session is read or written
 // any more, and all of them are closed, which takes some 150 µs a session (4,000 were measured at 625 ms): with more
-// than 10,000 the guard (below) helps, or a larger margin. The margin is for the time that this takes, for clocks that
-// do not run alike, and for an etcd leader that is deposed and has answered a renewal before it knew (about one
-// election timeout of etcd, 1 s). Whatever becomes of the lease then, this frontend starts anew with another one, and
-// holds nothing under it.
+// than 10,000 the guard (below) helps, or a larger margin. The margin is for the time that this takes, and for clocks
+// that do not run alike. A leader of etcd that is deposed may answer a renewal before it knows, which is worth nothing:
+// so a renewal counts only when a read that asks the majority has found its leader's term still there. Whatever becomes
+// of the lease then, this frontend starts anew with another one, and holds nothing under it.
 //
 // A process that is stopped (SIGSTOP, a debugger, a machine that swaps) cannot close anything. Therefore:
 //
@@ -91,7 +91,7 @@
 //
 // An etcd that is put back to an older state, a snapshot or nothing at all, has forgotten claims that are in use. Its
 // revision tells: it is lower than one that it has answered with before, or our lease is gone before its time. A frontend
-// that finds out, which it does within 2 s, closes its sessions as if it had lost its lease, and takes no claim for the time
+// that finds out, which it does with its next renewal, closes its sessions as if it had lost its lease, and takes no claim for the time
 // of a lease, in which the others find out as well, or lose theirs. A frontend that starts in that very moment knows no
 // revision from before, and a restore that skips revisions (--bump-revision) does not show: who restores etcd stops the
 // frontends before, and starts them behind it.

@@ -211,3 +211,18 @@ func TestFullEtcd(t *testing.T) {
 		t.Errorf("the status is %+v", s)
 	}
 }
+
+// A renewal in a term of raft that is over was by a leader that had been deposed: it does not count.
+func TestRenewalOfADeposedLeader(t *testing.T) {
+	c, _ := site(t, etcd(t), "a", nil)
+	r, err := c.get(t.Context(), c.keys.verdict())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.confirm(t.Context(), r.Header.RaftTerm); err != nil {
+		t.Errorf("in the term of now: %v", err)
+	}
+	if err := c.confirm(t.Context(), r.Header.RaftTerm-1); !errors.Is(err, ErrOutage) {
+		t.Errorf("in the term before: %v", err)
+	}
+}

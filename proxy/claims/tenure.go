@@ -220,6 +220,9 @@ func (c *Claims) renewOnce(t *tenure, bound time.Duration, answers chan<- error)
 	defer cancel()
 	began, sent := time.Now(), splice.Clock()
 	r, err := t.client.KeepAliveOnce(ctx, t.id)
+	if err == nil {
+		err = c.confirm(ctx, r.RaftTerm)
+	}
 	c.Metrics.ClaimTransaction("renew", err == nil, time.Since(began))
 	if err == nil {
 		until := c.deadline(sent, r.TTL)
@@ -229,6 +232,17 @@ func (c *Claims) renewOnce(t *tenure, bound time.Duration, answers chan<- error)
 		}
 	}
 	answers <- err
+}
+
+// confirm says whether a renewal counts that a server answered in a term of raft. The leader renews alone: one that was
+// stopped, and goes on, answers what waits for it before it hears that it is deposed. A read that asks a majority, and finds
+// the same term still, proves that it was not; etcd fills in the term of its answer before it renews.
+func (c *Claims) confirm(ctx context.Context, term uint64) error {
+	r, err := c.get(ctx, c.keys.verdict(), clientv3.WithCountOnly())
+	if err == nil && r.Header.RaftTerm != term {
+		err = fmt.Errorf("%w: its leader has changed since it renewed the lease", ErrOutage)
+	}
+	return err
 }
 
 // fence ends a tenure: no byte of its sessions moves any more, then they are closed. It returns when they are.
