@@ -216,7 +216,8 @@ func (s *server) release(c *conn) {
 }
 
 // watch waits for the server to fail, and then tries it with growing pauses until it works. It also asks a server that
-// nobody asked for a while, so that a dead one is found before a user has to wait for it.
+// nobody asked for a while, or ever, so that a dead one is found before a user has to wait for it, and an operator knows
+// that there is no second one left.
 func (s *server) watch(ctx context.Context) {
 	pause := firstBackoff
 	for {
@@ -291,7 +292,7 @@ func (s *server) revive(ctx context.Context) error {
 
 func (s *server) askIfQuiet(ctx context.Context) {
 	s.mu.Lock()
-	idle := time.Since(s.lastOK) >= quiet && len(s.conns) > 0
+	idle := time.Since(s.lastOK) >= quiet
 	s.mu.Unlock()
 	if idle {
 		_ = s.try(ctx, func(ctx context.Context, c *conn) error { // try keeps the outcome
