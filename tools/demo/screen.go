@@ -90,11 +90,11 @@ func (s *screen) output(text string) {
 	}
 }
 
-// narrow squeezes the tables of an output: consecutive lines with wide gaps, one of them wider than the screen.
+// narrow squeezes the tables of an output: consecutive lines with gaps, one of them wider than the screen.
 func (s *screen) narrow(lines []string) []string {
 	for begin := 0; begin < len(lines); begin++ {
 		end := begin
-		for end < len(lines) && strings.Contains(lines[end], "   ") {
+		for end < len(lines) && strings.Contains(lines[end], "  ") {
 			end++
 		}
 		for gap := 2; gap > 0 && s.tooWide(lines[begin:end]); gap-- {

@@ -64,3 +64,14 @@ func TestWideTablesLoseSpace(t *testing.T) {
 		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
 	}
 }
+
+// A table stays one when a label leaves only two blanks before its value.
+func TestNarrowLabelsStayInLine(t *testing.T) {
+	var out strings.Builder
+	s := newScreen(&out, options{width: 40})
+	s.output("filter        (mail=somebody.with.a.long.name)\n  hostServer  east\nremembered    for 0s")
+	want := "    filter       (mail=somebody.with.a.…\n      hostServer east\n    remembered   for 0s\n"
+	if out.String() != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
