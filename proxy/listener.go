@@ -162,9 +162,14 @@ func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
 		}
 	}
 	for _, l := range srv.listeners {
-		if !slices.Contains(slices.Collect(maps.Values(keep)), l) {
-			l.close()
+		if slices.Contains(slices.Collect(maps.Values(keep)), l) {
+			continue
 		}
+		if l.cfg.Load() == nil { // systemd goes on listening there
+			srv.log.Warn("no listener has this socket from systemd, and clients wait there for nothing: add it to listeners, or take it out of the socket unit",
+				"address", l.socket.Addr().String())
+		}
+		l.close()
 	}
 	srv.listeners = keep
 	srv.noteOwn()

@@ -355,6 +355,30 @@ func TestSocketActivation(t *testing.T) {
 	d.login()
 }
 
+// TestStraySocket wants a socket of systemd's that no listener has to be told of: clients that come there hang.
+func TestStraySocket(t *testing.T) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	d := startDaemon(t, "127.0.0.1:0", "1s", func(d *daemonProcess) {
+		d.cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0]}, d.cmd.Args[1:]...)
+		d.cmd.Path = "/bin/sh"
+		d.cmd.Env = append(d.cmd.Env, "LISTEN_FDS=1")
+		d.cmd.ExtraFiles = []*os.File{file}
+	})
+	d.login()
+	if !strings.Contains(d.log.String(), "no listener has this socket from systemd") || !strings.Contains(d.log.String(), "address="+l.Addr().String()) {
+		t.Errorf("log:\n%s", &d.log)
+	}
+}
+
 // TestBusyAddress wants a start that cannot be to say which address, and what to do about low ports to be known.
 func TestBusyAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
