@@ -93,7 +93,7 @@ func (a *Applier) Write(ctx context.Context, batch []directory.Change) ([]Outcom
 	}
 	first, err := a.Journal.Intend(batch)
 	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrJournal, err)
 	}
 	err = a.apply(ctx, w)
 	for i, o := range w.outcomes {
@@ -101,7 +101,7 @@ func (a *Applier) Write(ctx context.Context, batch []directory.Change) ([]Outcom
 			continue // it was made, or may have been before somebody else changed the entry again
 		}
 		if err := a.Journal.Void(first+int64(i), o); err != nil {
-			return w.outcomes, fmt.Errorf("journal: %w", err)
+			return w.outcomes, fmt.Errorf("%w: %w", ErrJournal, err)
 		}
 	}
 	return w.outcomes, err

@@ -66,6 +66,9 @@ func (l *Line) change() directory.Change {
 // ErrJournalInUse keeps two runs from writing one journal at the same time.
 var ErrJournalInUse = errors.New("another run writes it")
 
+// ErrJournal ends a run: what cannot be written down is not done.
+var ErrJournal = errors.New("the journal cannot be written")
+
 // OpenJournal creates the file or goes on behind what is in it, and writes the header. Only one run at a time has it.
 func OpenJournal(path string, h Header) (*Journal, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND|unix.O_CLOEXEC, 0o600)

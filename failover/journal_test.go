@@ -103,6 +103,9 @@ func TestJournalEndsWithItsDisk(t *testing.T) {
 	if _, err := j.Intend(batch); err == nil {
 		t.Error("it goes on behind half a line")
 	}
+	if _, err := (&Applier{Journal: j}).Write(t.Context(), batch); !errors.Is(err, ErrJournal) {
+		t.Errorf("a change that is not written down is made: %v", err)
+	}
 	if err := j.Void(1, Outcome{}); err == nil {
 		t.Error("it goes on behind half a line")
 	}

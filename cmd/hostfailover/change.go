@@ -305,6 +305,8 @@ func (j *job) verdict(ctx context.Context, one *site, s failover.Summary, err er
 		return &exit{exitAway, fmt.Errorf("%s: %w: name one that does with -server, or run the same command again when there is one", one.link.Name(), err)}
 	case isAway(err):
 		return &exit{exitAway, fmt.Errorf("%w: run the same command again when it is back; what is done stays done", err)}
+	case errors.Is(err, failover.ErrJournal):
+		return fmt.Errorf("%s: %w: make room for it, and run the same command again to complete it", one.link.Name(), err)
 	case errors.Is(err, failover.ErrRefused):
 		return fmt.Errorf("%s: %w: may the bind DN write %s and %s?", one.link.Name(), err,
 			one.cfg.WithDefaults().Attributes.Host, one.cfg.WithDefaults().Attributes.OldHost)

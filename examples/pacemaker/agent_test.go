@@ -197,6 +197,17 @@ func TestAccountsThatCannotBeMoved(t *testing.T) {
 	c.want("node2", "monitor", generic, "OCF_CHECK_LEVEL=10")
 }
 
+// A run that was cut short is not called a success: it is run again, which tells.
+func TestRunThatIsCutShort(t *testing.T) {
+	c := newCluster(t)
+	if err := os.Remove(c.path("bin/hostfailover")); err != nil { // a link to the real one, which is not to be written to
+		t.Fatal(err)
+	}
+	c.write("bin/hostfailover", "#!/bin/sh\n[ -e "+c.path("full")+" ] && exit 2\ntouch "+c.path("full")+"\nexit 1\n")
+	c.want("node2", "start", configured)
+	c.want("node2", "monitor", notRunning)
+}
+
 func TestRefusals(t *testing.T) {
 	c := newCluster(t)
 	c.fencing = "false"
