@@ -3,7 +3,7 @@
 //
 // The way of a session:
 //
-//	accept (its slot is held first) → PROXY header, if the peer is listed → limits → TLS, if implicit
+//	accept (once a slot is free) → PROXY header, if the peer is listed → limits → TLS, if implicit
 //	  → Handler.Serve: greeting, commands, credentials
 //	      → Session.Login: name → account → home host → member → dial → TLS → the handler's words → logged in
 //	      → Session.HandOver

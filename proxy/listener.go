@@ -177,7 +177,7 @@ func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
 
 func (l *listener) close() { l.closed.Do(func() { l.socket.Close() }) }
 
-// accept is a listener's goroutine: hold a slot, accept, begin the session.
+// accept is a listener's goroutine: wait until a slot is free, accept, take a slot, begin the session.
 func (srv *Server) accept(l *listener) {
 	defer close(l.ended)
 	backoff := 5 * time.Millisecond
