@@ -90,11 +90,11 @@
 // # etcd put back
 //
 // An etcd that is put back to an older state, a snapshot or nothing at all, has forgotten claims that are in use. Its
-// revision tells: it is lower than one that it has answered with before, or our lease is gone before its time. A frontend
-// that finds out, which it does with its next renewal, closes its sessions as if it had lost its lease, and takes no
-// claim for the time of a lease, in which the others find out as well, or lose theirs. A frontend that starts in that
-// very moment knows no revision from before, and a restore that skips revisions (--bump-revision) does not show: who
-// restores etcd stops the frontends before, and starts them behind it.
+// revision tells: it is lower than one that it has answered with before. A frontend that finds out, which it does with
+// its next renewal, closes its sessions as if it had lost its lease, and takes no claim for the time of a lease, in which
+// the others find out as well, or lose theirs. A frontend that starts in that very moment knows no revision from before,
+// and a restore that skips revisions (--bump-revision) does not show: who restores etcd stops the frontends before, and
+// starts them behind it.
 //
 // # Logging in to etcd
 //

@@ -226,3 +226,18 @@ func TestRenewalOfADeposedLeader(t *testing.T) {
 		t.Errorf("in the term before: %v", err)
 	}
 }
+
+// A lease that etcd has revoked before its time ends the sessions under it at once, not with the next renewal.
+func TestRevokedLease(t *testing.T) {
+	c, tab := site(t, etcd(t), "a", func(c *Config) { c.Lease = 2 * time.Minute }) // renewed each 24 s
+	cut := make(chan struct{})
+	take(t, c, want(t, tab, "ann", "n1", func() { close(cut) }))
+	if _, err := c.client.Revoke(t.Context(), c.tenure.id); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-cut:
+	case <-time.After(10 * time.Second):
+		t.Error("the session goes on without a lease")
+	}
+}

@@ -80,7 +80,7 @@ func (c *Claims) serve() error {
 	c.wishing.Lock()
 	c.wishRev = 0 // what is there now is news, whatever it was before
 	c.wishing.Unlock()
-	watches := c.watches()
+	watches := c.watches(t)
 	for _, w := range watches {
 		parts.Go(func() { c.follow(t, w) })
 	}
@@ -129,7 +129,8 @@ func (c *Claims) grant(client *connection) (*tenure, error) {
 		return nil, fmt.Errorf("%w: get a lease: %w", ErrOutage, err)
 	}
 	t := &tenure{client: client, id: r.ID, name: strconv.FormatInt(int64(r.ID), 16), since: time.Now().UTC().Truncate(time.Millisecond), gate: &splice.Gate{},
-		wake: make(chan struct{}, 1), loaded: make(chan struct{}, len(c.watches()))}
+		wake: make(chan struct{}, 1)}
+	t.loaded = make(chan struct{}, len(c.watches(t)))
 	t.gate.Extend(c.deadline(sent, r.TTL))
 	t.ctx, t.cancel = context.WithCancelCause(c.ctx)
 	if err := c.say(t, frontendValue{Name: c.name, Since: t.since}); err != nil {
@@ -202,11 +203,6 @@ func (c *Claims) renew(t *tenure) error {
 		case err := <-answers:
 			busy, last = false, err
 			if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-				c.mu.Lock()
-				if t.gate.Open() { // else it is over in due time
-					c.wentBack()
-				}
-				c.mu.Unlock()
 				return fmt.Errorf("%w: the lease is gone: %w", ErrOutage, err)
 			}
 		}

@@ -34,12 +34,21 @@ type watch struct {
 	missing func(t *tenure) // the key is not there; nil for prefixes
 }
 
-func (c *Claims) watches() []watch {
+func (c *Claims) watches(t *tenure) []watch {
 	return []watch{
+		{key: c.keys.frontend(t.name), put: func(*tenure, *mvccpb.KeyValue) {}, missing: c.unknown},
 		{key: c.keys.wishes(), put: c.wished, missing: c.noWishes},
 		{key: c.keys.verdict(), put: c.judged, missing: func(t *tenure) { c.judge(t, verdict{}) }},
 		{key: c.keys.moves(), options: []clientv3.OpOption{clientv3.WithPrefix()}, put: c.moved},
 	}
+}
+
+// unknown ends a tenure whose key is gone, and its holders with it: the next renewal would find that too late. A leader of
+// etcd that was stopped revokes leases which have been renewed meanwhile (etcd before 3.4.25 and 3.5.8), and somebody may
+// have deleted our keys.
+func (c *Claims) unknown(t *tenure) {
+	t.gate.Close()
+	t.cancel(fmt.Errorf("%w: it has lost our lease", ErrOutage))
 }
 
 // follow keeps up with one watch until the tenure ends.
