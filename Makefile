@@ -23,7 +23,8 @@ UNITS    = $(shell $(GO) list ./... | grep -vE '^mailmux/(integration|tools)(/|$
 .PHONY: soak-claims soak-cluster soak-spool build test check demo fuzz bench bench-go bench-failover soak-failover install clean help
 
 build: ## Build mailmux and hostfailover into bin/.
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mailmux ./cmd/hostfailover
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/mailmux
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -tags noetcdserver -o bin/ ./cmd/hostfailover
 
 test: ## Install what the tests need (as root, on Debian) or say what is missing, and run every test.
 	@.ci/deps || { [ -z "$$CI" ] && echo "the tests that need them are skipped"; }
@@ -36,6 +37,7 @@ check: ## Check formatting, vet, staticcheck, and the rules of the layout.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags noetcdserver ./proxy/claims
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -run 'TestLayout|TestPackageDocs|TestProtocolsOwnOnlyWords' ./integration
 

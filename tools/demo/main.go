@@ -28,7 +28,7 @@ import (
 	"golang.org/x/term"
 )
 
-// limit ends a demo that hangs.
+// limit ends a story that hangs. The build before it takes as long as it takes: minutes, where nothing was ever built.
 const limit = 3 * time.Minute
 
 func main() {
@@ -93,13 +93,16 @@ func terminal(stdout io.Writer) options {
 // play sets up the world, tells the story in it, and takes everything down again.
 func play(ctx context.Context, s *screen, stay bool) (err error) {
 	begin := time.Now()
-	bounded, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the demo took longer than %v", limit))
-	defer cancel()
 	w, err := newWorld(s)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
+	if err := buildPrograms(ctx, w); err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the demo took longer than %v", limit))
+	defer cancel()
 	for _, step := range story {
 		if err := step(bounded, w); err != nil {
 			return w.explain(errors.Join(err, context.Cause(bounded)))
