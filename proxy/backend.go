@@ -35,7 +35,7 @@ type Backend struct {
 // dial connects to a member, with the PROXY header and TLS if it wants them from the start. A member that accepts and then
 // says nothing gets a part of the time only, if there is another one to try.
 func (s *Session) dial(ctx context.Context, m *backend.Member, account *directory.Account, creds *auth.Credentials) (*Backend, error) {
-	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), ServerName: s.identity.Name}
+	info := backend.DialInfo{Client: s.identity.Client, Local: s.identity.Local, SessionID: s.id, TLS: s.tlsState(), Secured: s.proxyTLS, ServerName: s.identity.Name}
 	info.Near, _ = s.nc.(*splice.Sock)
 	b := &Backend{Account: *account, session: s, member: m, creds: creds}
 	if s.state.Dial != nil {

@@ -421,6 +421,15 @@ func TestDrain(t *testing.T) {
 	after.wantEnd()
 }
 
+// A client that has connected when the end begins, and is accepted then, is told so.
+func TestDrainTellsTheLast(t *testing.T) {
+	s := newSite(t, nil)
+	s.draining.Store(true) // what Drain does first
+	last := s.dial(t)
+	last.want("BYE shutdown")
+	last.wantEnd()
+}
+
 func TestProxyHeader(t *testing.T) {
 	listed := func(c *Config) {
 		c.Listeners[0].ProxyProtocol = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}

@@ -41,6 +41,8 @@ func listen(address string) (*listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(setListenOptions)
 	}}
+	// Plain TCP, whatever Go's default is: the options above are inherited for certain.
+	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, err
@@ -173,6 +175,30 @@ func (srv *Server) adopt(config []Listener, opened map[string]*listener) {
 	}
 	srv.listeners = keep
 	srv.noteOwn()
+}
+
+// lastAccepts bounds how long those who have connected are waited for when a socket is closed. They are there, so it takes no
+// time, but where limits.sessions is reached.
+const lastAccepts = time.Second
+
+// stopListening closes all listening sockets, behind the last client that has connected by now: a close would reset those
+// who were not accepted yet. ctx cuts that short.
+func (srv *Server) stopListening(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastAccepts)
+	defer cancel()
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	for _, l := range srv.listeners {
+		l.socket.End()
+	}
+	for _, l := range srv.listeners {
+		select {
+		case <-l.ended:
+		case <-ctx.Done():
+		}
+		l.close()
+	}
+	srv.listeners = map[string]*listener{}
 }
 
 func (l *listener) close() { l.closed.Do(func() { l.socket.Close() }) }

@@ -53,18 +53,21 @@ func (srv *Server) runSession(s *Session) (err error) {
 	s.begin()
 	handler := s.state.Handlers[s.Service()]
 	limitErr := srv.registry.enter(s.record, networks(s.state.limits.Exempt).contains(s.identity.Client.Addr()), s.state.limits.PerAddress)
-	if srv.draining.Load() {
-		return ErrShutdown
-	}
 	if s.listener.TLS == TLSImplicit {
+		if srv.draining.Load() { // no handshake for a farewell
+			return ErrShutdown
+		}
 		if err := s.handshake(); err != nil {
 			return err
 		}
 	}
 	s.Client = wire.NewConn(s.top(), s.state.limits.LineLength)
 	s.trace()
-	if limitErr != nil {
+	switch {
+	case limitErr != nil:
 		return limitErr
+	case srv.draining.Load():
+		return ErrShutdown
 	}
 	return handler.Serve(srv.ctx, s)
 }

@@ -186,12 +186,7 @@ func (srv *Server) Listen(inherited []net.Listener) error {
 // has ended or the context has; then it ends the rest. It reports how many it had to end.
 func (srv *Server) Drain(ctx context.Context) (cut int) {
 	srv.draining.Store(true)
-	srv.mu.Lock()
-	for _, l := range srv.listeners {
-		l.close()
-	}
-	srv.listeners = map[string]*listener{}
-	srv.mu.Unlock()
+	srv.stopListening(ctx)
 	srv.slots.close()
 	for _, rec := range srv.registry.matching(func(r *Record) bool { return !r.handed.Load() }) {
 		rec.interrupt()

@@ -84,29 +84,9 @@ func (srv *Server) Counts() Counts {
 		Penalties: penalties, Listening: listening}
 }
 
-// lastAccepts bounds how long a withdrawal waits for those who have connected to be let in. They are there, so it takes no
-// time, but where limits.sessions is reached.
-const lastAccepts = time.Second
-
 // Withdraw closes the listening sockets, so that load balancers notice; sessions live on, and so do those whose clients
 // have connected by then. Resume opens them again.
-func (srv *Server) Withdraw() {
-	srv.mu.Lock()
-	defer srv.mu.Unlock()
-	ctx, cancel := context.WithTimeout(srv.ctx, lastAccepts)
-	defer cancel()
-	for _, l := range srv.listeners {
-		l.socket.End()
-	}
-	for _, l := range srv.listeners {
-		select {
-		case <-l.ended:
-		case <-ctx.Done():
-		}
-		l.close()
-	}
-	srv.listeners = map[string]*listener{}
-}
+func (srv *Server) Withdraw() { srv.stopListening(srv.ctx) }
 
 // Resume takes a Withdraw back.
 func (srv *Server) Resume() error { return srv.Listen(nil) }

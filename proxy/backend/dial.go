@@ -23,6 +23,7 @@ type DialInfo struct {
 	Local      netip.AddrPort       // where it connected to
 	SessionID  string               // goes into the unique id of a v2 header
 	TLS        *tls.ConnectionState // of the client's leg, nil in the clear
+	Secured    bool                 // somebody in front of us did TLS with the client
 	ServerName string               // the TLS server name (SNI) that the client asked for, "" if none
 	Near       *splice.Sock         // the client's connection, if its bytes are going to be relayed
 }

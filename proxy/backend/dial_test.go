@@ -415,6 +415,13 @@ func TestProxyHeaderTellsOfTLS(t *testing.T) {
 	if value := string(sslValue(d.TLS)); !strings.HasPrefix(value, "\x01\x00\x00\x00\x01\x21\x00\x07TLSv1.2") {
 		t.Errorf("without a certificate: %q", value)
 	}
+	d.TLS, d.Secured = nil, true
+	if list, err = received(t, "v2", d).TLVs(); err != nil {
+		t.Fatal(err)
+	}
+	if last := list[len(list)-1]; last.Type != proxyproto.PP2_TYPE_SSL || string(last.Value) != "\x01\x00\x00\x00\x01" {
+		t.Errorf("behind a proxy that did TLS: %q", last)
+	}
 }
 
 func TestTLSVerifiesTheName(t *testing.T) {

@@ -76,8 +76,11 @@ func tlvs(d DialInfo) []proxyproto.TLV {
 	if d.SessionID != "" && len(d.SessionID) <= longest {
 		out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_UNIQUE_ID, Value: []byte(d.SessionID)})
 	}
-	if d.TLS != nil {
+	switch {
+	case d.TLS != nil:
 		out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_SSL, Value: sslValue(d.TLS)})
+	case d.Secured: // that is all that is known
+		out = append(out, proxyproto.TLV{Type: proxyproto.PP2_TYPE_SSL, Value: binary.BigEndian.AppendUint32([]byte{clientSSL}, notVerified)})
 	}
 	return out
 }
