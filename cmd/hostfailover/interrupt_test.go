@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -61,6 +63,9 @@ func TestInterruptIsAnAnswer(t *testing.T) {
 // A session that ends lets the batch under way be finished and counted; a reader of the output that has gone does not
 // stop the run at all.
 func TestHangUpAndBrokenPipe(t *testing.T) {
+	heard := make(chan os.Signal, 1) // a signal with a handler is not ignored by a child, as under nohup it would be
+	signal.Notify(heard, syscall.SIGHUP)
+	defer signal.Stop(heard)
 	s := newSoak(t, 2000)
 	journal := filepath.Join(s.dir, "journal")
 	move := func(more ...string) *exec.Cmd {
