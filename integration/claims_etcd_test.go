@@ -237,7 +237,7 @@ func (s *secured) section(lease time.Duration, other keys) string {
 	for key, value := range other {
 		all[key] = value
 	}
-	text := fmt.Sprintf("lease: %s, margin: %s, timeout: 1s", lease, claimMargin)
+	text := fmt.Sprintf("lease: %s, margin: %s, timeout: 2s", lease, claimMargin) // etcd takes its time for a password
 	for key, value := range all {
 		if value != "" {
 			text += fmt.Sprintf(", %s: %s", key, value)
@@ -274,13 +274,13 @@ func TestClaimEtcdSecured(t *testing.T) {
 	s.startFront(t, 0, f)
 	s.refused(t, f, fmt.Sprintf("claims.endpoints[0]: %s: dial tcp %s: connect: connection refused; does etcd listen there?", s.node.url(), s.node.addr))
 	s.start(t)
-	f.awaitClaims(t, 10*time.Second)
+	f.awaitClaims(t, 30*time.Second)
 	if out, code, err := f.Run(t.Context(), "check", "-online"); err != nil || code != 0 || !strings.Contains(out, "claims: etcd answers at 1 endpoint\n") {
 		t.Errorf("check -online ends with %d, %v:\n%s", code, err, out)
 	}
 	named := &claimFront{Claims: s.section(claimLease, keys{"user": "", "password_file": "", "tls_cert_file": s.named.Cert, "tls_key_file": s.named.Key})}
 	s.startFront(t, 13, named)
-	named.awaitClaims(t, 10*time.Second)
+	named.awaitClaims(t, 30*time.Second)
 	t.Run("faults", s.faults)
 	s.tokens(t)
 	noViolations(t, s.Tally)

@@ -214,13 +214,17 @@ func TestClusterFromSRV(t *testing.T) {
 	}
 	front.awaitMembers(t, fleetHost, show, "n1.cluster.test up weight 100 priority 0", "n2.cluster.test up weight 300 priority 0",
 		"n3.cluster.test up weight 10 priority 5")
-	homes := f.homes(t, front)
-	share := float64(len(homes[member(1)])) / float64(len(f.Accounts))
-	t.Logf("%d accounts on the member of weight 10, %d on that of 30, %d on that of the next priority", len(homes[member(0)]),
-		len(homes[member(1)]), len(homes[member(2)]))
-	if math.Abs(share-0.75) > 0.25 || len(homes[member(2)]) > 0 {
-		t.Errorf("the shares do not follow weights and priorities")
-	}
+	// A login goes on to the next priority where both members of this one are too slow for it, as on a busy machine: the
+	// accounts come back.
+	eventually(t, "the shares follow weights and priorities", func() error {
+		homes := f.homes(t, front)
+		n1, n2, n3 := len(homes[member(0)]), len(homes[member(1)]), len(homes[member(2)])
+		t.Logf("%d accounts on the member of weight 10, %d on that of 30, %d on that of the next priority", n1, n2, n3)
+		if share := float64(n2) / float64(len(f.Accounts)); math.Abs(share-0.75) > 0.25 || n3 > 0 {
+			return fmt.Errorf("%d, %d and %d accounts", n1, n2, n3)
+		}
+		return nil
+	})
 	f.Members[0].Kill()
 	f.Members[1].Kill()
 	eventually(t, "the accounts are on the member of the next priority", func() error {
